@@ -1,0 +1,32 @@
+"""``message_queue_instances``: the settings and the state of a sending account."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import CheckConstraint, Column, Double, Integer, Text
+from sqlmodel import Field
+
+from .base import Row, timestamp
+
+
+class Instance(Row, table=True):
+    """One row an account that was initialized, has a cleanup of its own, or was told to wait.
+
+    ``client_id`` is the tenant that initialized it; ``next_at`` holds all of its chats until then;
+    ``clean_every_hours`` and ``retention_days`` replace the settings' defaults, ``cleaned_at`` is its last clean.
+    """
+
+    __tablename__ = "message_queue_instances"
+    __table_args__ = (
+        CheckConstraint("clean_every_hours > 0", name="message_queue_instances_clean_every_hours"),
+        CheckConstraint("retention_days > 0", name="message_queue_instances_retention_days"),
+    )
+
+    instance: str = Field(sa_column=Column(Text, primary_key=True))
+    client_id: int | None = Field(default=None, sa_column=Column(Integer))
+    next_at: datetime | None = Field(default=None, sa_column=timestamp(default="'-infinity'", nullable=False))
+    clean_every_hours: float | None = Field(default=None, sa_column=Column(Double))
+    retention_days: float | None = Field(default=None, sa_column=Column(Double))
+    cleaned_at: datetime | None = Field(default=None, sa_column=timestamp())
+    created_at: datetime | None = Field(default=None, sa_column=timestamp(default="clock_timestamp()", nullable=False))

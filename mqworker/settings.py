@@ -1,0 +1,183 @@
+"""Settings, read once at the edge (environment and ``.env``, prefix ``MQWORKER_``) and handed down frozen.
+
+Combinations that cannot work are refused here, naming the inequality that they break, so that no room below
+needs to doubt its numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Self
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import make_url
+
+from mqworker.errors import ConfigError
+
+# PostgreSQL's interval overflows far above this, in the middle of a settle.
+LONGEST_SECONDS = 366 * 86_400
+
+Seconds = Annotated[float, Field(ge=0, le=LONGEST_SECONDS, allow_inf_nan=False)]
+"""A duration in seconds; 0 is allowed."""
+Span = Annotated[float, Field(gt=0, le=LONGEST_SECONDS, allow_inf_nan=False)]
+"""A duration in seconds above 0."""
+Period = Annotated[float, Field(ge=0.1, le=LONGEST_SECONDS, allow_inf_nan=False)]
+"""How often something happens, in seconds; tenths of a second are allowed."""
+
+# A task that ignores its cancellation keeps its claim this long before its worker is replaced.
+CANCEL_GRACE_SECONDS = 5.0
+
+
+class Settings(BaseSettings):
+    """All of mqworker's settings. Immutable; secrets are not shown in its ``repr``.
+
+    Use :func:`load_settings` to read them: it turns every refusal into one :class:`ConfigError`.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="MQWORKER_",
+        env_file=".env",
+        env_file_encoding="utf-8",
+        extra="ignore",
+        frozen=True,
+        # What a refused combination would show as its input is all of the settings, passwords too.
+        hide_input_in_errors=True,
+    )
+
+    database_url: SecretStr = Field(SecretStr(""), description="PostgreSQL: postgresql://user:password@host:5432/name")
+    redis_url: SecretStr = Field(SecretStr(""), description="Redis: redis://host:6379/0, or rediss://")
+    key_prefix: str = Field("mq", description="First word of every Redis key", pattern=r"^[A-Za-z0-9_.-]{1,32}$")
+    app: str = Field("", description="module:attribute of your ExecutorRegistry")
+    webhook_url: SecretStr = Field(SecretStr(""), description="Where the executor `webhook` posts messages")
+
+    max_chats: int = Field(1000, ge=1, le=100_000, description="Chats in flight per worker")
+    delay_min_seconds: Seconds = Field(0.5, description="Smallest gap between two sends of a chat")
+    delay_max_seconds: Seconds = Field(2.0, description="Largest gap between two sends of a chat")
+    max_retries: int = Field(3, ge=1, le=100, description="Attempts in all, when a message does not say")
+    backoff_base_seconds: Span = Field(2.0, description="Backoff after the first failure")
+    backoff_cap_seconds: Span = Field(300.0, description="Largest backoff")
+    executor_timeout_seconds: Span = Field(60.0, description="Longest attempt")
+
+    lease_seconds: Period = Field(30.0, description="How long a claim lives without a renewal")
+    renew_seconds: Period = Field(10.0, description="How often a worker renews its claims")
+    reclaim_every_seconds: Period = Field(5.0, description="How often expired claims are taken back")
+    reconcile_every_seconds: Period = Field(15.0, description="How often lost announces are looked for")
+    stale_after_seconds: Period = Field(3600.0, description="Longest life of a claim, renewed or not")
+    clean_every_hours: float = Field(6.0, gt=0, le=8_784, allow_inf_nan=False, description="How often old rows are removed")
+    retention_days: float = Field(7.0, gt=0, le=36_500, allow_inf_nan=False, description="How long finished rows are kept")
+    drain_seconds: Span = Field(70.0, description="How long SIGTERM waits for sends")
+
+    @field_validator("database_url", mode="after")
+    @classmethod
+    def _database_url_is_postgresql(cls, value: SecretStr) -> SecretStr:
+        return SecretStr(_database_url(value.get_secret_value()))
+
+    @field_validator("redis_url", mode="after")
+    @classmethod
+    def _redis_url_is_one_server(cls, value: SecretStr) -> SecretStr:
+        _check_redis_url(value.get_secret_value())
+        return value
+
+    @model_validator(mode="after")
+    def _can_work_together(self) -> Self:
+        _demand(self.delay_min_seconds, "<=", self.delay_max_seconds, "delay_min_seconds", "delay_max_seconds")
+        _demand(
+            self.backoff_base_seconds, "<=", self.backoff_cap_seconds, "backoff_base_seconds", "backoff_cap_seconds"
+        )
+        _demand(2 * self.renew_seconds, "<=", self.lease_seconds, "2 * renew_seconds", "lease_seconds")
+        _demand(self.reclaim_every_seconds, "<=", self.lease_seconds, "reclaim_every_seconds", "lease_seconds")
+        _demand(
+            self.reconcile_every_seconds, "<=", self.stale_after_seconds, "reconcile_every_seconds", "stale_after_seconds"
+        )
+        longest = self.executor_timeout_seconds + CANCEL_GRACE_SECONDS
+        _demand(longest, "<=", self.drain_seconds, "executor_timeout_seconds + 5", "drain_seconds")
+        _demand(longest, "<=", self.stale_after_seconds, "executor_timeout_seconds + 5", "stale_after_seconds")
+        _demand(
+            self.backoff_cap_seconds,
+            "<=",
+            self.retention_days * 86_400,
+            "backoff_cap_seconds",
+            "retention_days * 86400",
+        )
+        return self
+
+    def require_servers(self) -> Self:
+        """Raise :class:`ConfigError` where a server's URL is missing."""
+        missing = [
+            f"MQWORKER_{name.upper()}"
+            for name in ("database_url", "redis_url")
+            if not getattr(self, name).get_secret_value()
+        ]
+        if missing:
+            raise ConfigError(f"{' and '.join(missing)} must be set (`mqworker dev` starts servers and prints both)")
+        return self
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings from the environment and ``.env``; keyword arguments win. Raises :class:`ConfigError`."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_one_line(e["loc"], e["msg"]) for e in error.errors(include_input=False))) from None
+
+
+def _one_line(location: tuple[int | str, ...], text: str) -> str:
+    name = ".".join(str(part) for part in location)
+    reason = text.removeprefix("Value error, ")
+    return f"MQWORKER_{name.upper()}: {reason}" if name else reason
+
+
+def _demand(left: float, relation: str, right: float, left_name: str, right_name: str) -> None:
+    if not left <= right:
+        raise ValueError(f"{left_name} {relation} {right_name} must hold, but {left:g} > {right:g}")
+
+
+def _database_url(url: str) -> str:
+    """The URL with the driver that this project uses; the empty string passes (checked where it is needed)."""
+    if not url:
+        return url
+    if url != url.strip():
+        raise ValueError("has white space around it")
+    scheme, _, rest = url.partition("://")
+    if scheme not in ("postgresql", "postgresql+psycopg", "postgres"):
+        raise ValueError("must start with postgresql:// (postgresql+psycopg:// and postgres:// are taken too)")
+    try:
+        database = make_url(f"postgresql+psycopg://{rest}").database
+    except Exception:
+        raise ValueError(_UNREADABLE) from None
+    if not database:
+        raise ValueError("must name a database: postgresql://user:password@host:5432/DATABASE")
+    return f"postgresql+psycopg://{rest}"
+
+
+# The parsers' own words may quote the password.
+_UNREADABLE = "cannot be read: look at its host and port, and percent-encode signs such as / # @ in the password"
+
+
+def _check_redis_url(url: str) -> None:
+    if not url:
+        return
+    if url != url.strip():
+        raise ValueError("has white space around it")
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError(_UNREADABLE) from None
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise ValueError("must start with redis://, rediss:// or unix://")
+    if "," in parts.netloc:
+        raise ValueError("must name one server: a list of nodes (Redis Cluster, Sentinel) is not supported here")
+    if parts.scheme != "unix":
+        _check_redis_server(parts)
+
+
+def _check_redis_server(parts: SplitResult) -> None:
+    try:
+        _ = parts.port
+    except ValueError:
+        raise ValueError(_UNREADABLE) from None
+    # redis-py takes database 0 in silence for a name that is no number.
+    if not re.fullmatch(r"/?|/\d{1,5}", parts.path, re.ASCII):
+        raise ValueError("must end with the number of its database, if any: redis://host:6379/0")

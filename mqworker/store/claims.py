@@ -1,0 +1,454 @@
+"""Claim, settle, renew, reclaim: every state change of a message that a worker makes, each one guarded statement.
+
+The rules that hold P3, P4 and P5 stand here and nowhere else:
+
+* A claim takes *chats*. Of each it takes the head, by (priority DESC, seq), if nothing of the chat is in flight and
+  the chat's and its account's ``next_at`` have passed. All of that is read in one snapshot.
+* What the snapshot could not know is caught on the newest versions: the chat's row is locked and its gap looked at
+  again, the head is locked and must still wait, and the unique index refuses a second message in flight.
+  Locks are only tried (SKIP LOCKED): a locked head passes its whole chat over, never steps to the next message.
+* A settle names its claim. A worker that lost its claim changes nothing.
+* ``status COLLATE "C"`` is how the index ``message_queue_items_head`` spells it, and no other: with any statistics,
+  or none, the planner has one index to find a head with.
+* Times are PostgreSQL's own: ``statement_timestamp()`` to compare (stable, so an index can use it, and never late),
+  ``clock_timestamp()`` to write.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+from uuid import UUID
+
+from sqlalchemy import Row, text
+
+from mqworker.lifecycle import Settlement
+from mqworker.message import ChatKey, Message
+from mqworker.store.database import CONTENTION, Database, StatementFailed
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A message that this worker holds. ``undecodable`` is set where its stored payload is no JSON object."""
+
+    claim_id: UUID
+    seq: int
+    message: Message
+    undecodable: str | None = None
+
+    @property
+    def chat(self) -> ChatKey:
+        return ChatKey(self.message.instance, self.message.chat_id)
+
+
+@dataclass(frozen=True, slots=True)
+class NotNow:
+    """Why a chat gave no message, and for how long it is no use to ask again."""
+
+    reason: Literal["empty", "in_flight", "waits", "executor", "contended"]
+    wait_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a settle did: the row's new status, or ``None`` where the claim was no longer ours (a late settle)."""
+
+    status: str | None
+    wait_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaimed:
+    """A message whose claim had expired, and the status it has now."""
+
+    id: UUID
+    seq: int
+    chat: ChatKey
+    status: str
+    priority: int
+    wait_seconds: float
+
+
+class Claims:
+    """The guarded writes of workers."""
+
+    def __init__(self, database: Database, *, worker: str, lease_seconds: float, stale_after_seconds: float) -> None:
+        self._database = database
+        self._worker = worker
+        self._lease_seconds = lease_seconds
+        self._stale_after_seconds = stale_after_seconds
+
+    async def claim(self, chats: Sequence[ChatKey], executors: Sequence[str]) -> list[Claim | NotNow]:
+        """Claim the head of each chat; answer in the order of ``chats``, which must be distinct."""
+        return await _halving(chats, lambda part: self._claim(part, executors), _contended)
+
+    async def _claim(self, chats: Sequence[ChatKey], executors: Sequence[str]) -> list[Claim | NotNow]:
+        rows = await self._database.rows(
+            CLAIM,
+            instances=[chat.instance for chat in chats],
+            chat_ids=[chat.chat_id for chat in chats],
+            executors=list(executors),
+            worker=self._worker,
+            lease_seconds=self._lease_seconds,
+        )
+        return [_answer(row) for row in rows]
+
+    async def settle(self, settlements: Sequence[tuple[Claim, Settlement]]) -> list[Settled]:
+        """Write settlements under their claims, in the order given; safe to repeat after a broken connection."""
+        return await _halving(settlements, self._settle, _uncontended)
+
+    async def _settle(self, settlements: Sequence[tuple[Claim, Settlement]]) -> list[Settled]:
+        rows = await self._database.rows(
+            SETTLE,
+            ids=[claim.message.id for claim, _ in settlements],
+            claim_ids=[claim.claim_id for claim, _ in settlements],
+            statuses=[s.status for _, s in settlements],
+            attempts=[int(s.counts_attempt) for _, s in settlements],
+            backoffs=[s.backoff_seconds for _, s in settlements],
+            gaps=[s.gap_seconds for _, s in settlements],
+            instance_waits=[s.instance_wait_seconds for _, s in settlements],
+            errors=[s.error for _, s in settlements],
+            provider_ids=[s.provider_id for _, s in settlements],
+        )
+        statuses = {row.place: row.status for row in rows}
+        return [
+            Settled(statuses.get(place), _wait_seconds(settlement))
+            for place, (_, settlement) in enumerate(settlements, start=1)
+        ]
+
+    async def renew(self, claims: Sequence[Claim]) -> set[UUID]:
+        """Lengthen the leases of ``claims`` to now + lease; return the claim ids that are still ours."""
+        rows = await self._database.rows(
+            RENEW,
+            ids=[claim.message.id for claim in claims],
+            claim_ids=[claim.claim_id for claim in claims],
+            lease_seconds=self._lease_seconds,
+            stale_after_seconds=self._stale_after_seconds,
+        )
+        return {row.claim_id for row in rows}
+
+    async def reclaim(self, *, gap_min_seconds: float, gap_max_seconds: float, limit: int = 500) -> list[Reclaimed]:
+        """Take back at most ``limit`` expired claims: an attempt is counted, the chat waits a gap."""
+        rows = await self._database.rows(
+            RECLAIM,
+            lease_seconds=self._lease_seconds,
+            stale_after_seconds=self._stale_after_seconds,
+            gap_min=gap_min_seconds,
+            gap_span=gap_max_seconds - gap_min_seconds,
+            limit=limit,
+        )
+        return [
+            Reclaimed(r.id, r.seq, ChatKey(r.instance, r.chat_id), r.status, r.priority, r.wait_seconds) for r in rows
+        ]
+
+
+async def _halving(
+    items: Sequence[T], run: Callable[[Sequence[T]], Awaitable[list[R]]], alone: Callable[[], R | None]
+) -> list[R]:
+    """Run a batch; where two transactions met, run its halves, so that one chat never fails another.
+
+    A single item that still meets another answers ``alone()``, or raises where that is ``None``.
+    """
+    if not items:
+        return []
+    try:
+        return await run(items)
+    except StatementFailed as error:
+        if error.sqlstate not in CONTENTION:
+            raise
+        if len(items) == 1:
+            answer = alone()
+            if answer is None:
+                raise
+            return [answer]
+        middle = len(items) // 2
+        return [*await _halving(items[:middle], run, alone), *await _halving(items[middle:], run, alone)]
+
+
+def _contended() -> NotNow:
+    return NotNow("contended", _ask_again_seconds("contended", 0.0))
+
+
+def _uncontended() -> None:
+    return None
+
+
+def _wait_seconds(settlement: Settlement) -> float:
+    return max(settlement.gap_seconds or 0.0, settlement.backoff_seconds, settlement.instance_wait_seconds)
+
+
+def _ask_again_seconds(verdict: str, wait_seconds: float) -> float:
+    match verdict:
+        case "in_flight":
+            # Its end announces the chat; asking again covers an end that could not (its worker died, Redis lost it).
+            return min(max(wait_seconds, 0.5), 5.0)
+        case "executor":
+            return 1.0
+        case "contended":
+            return 0.05
+        case _:
+            return max(wait_seconds, 0.0)
+
+
+def _answer(row: Row[Any]) -> Claim | NotNow:
+    if row.claim_id is None:
+        return NotNow(row.verdict, _ask_again_seconds(row.verdict, float(row.wait_seconds or 0.0)))
+    payload, undecodable = _decode(row.payload)
+    message = Message(
+        id=row.id,
+        instance=row.instance,
+        client_id=row.client_id,
+        chat_id=row.chat_id,
+        payload=payload,
+        is_group=row.is_group,
+        executor=row.executor,
+        priority=row.priority,
+        retry_count=row.retry_count,
+        max_retries=row.max_retries,
+        created_at=row.created_at,
+    )
+    return Claim(row.claim_id, row.seq, message, undecodable)
+
+
+def _decode(stored: str) -> tuple[dict[str, Any], str | None]:
+    # Here and not in the driver: one row that cannot be decoded must not fail the claims of all the others.
+    try:
+        payload = json.loads(stored)
+    except (ValueError, RecursionError) as error:
+        return {}, f"the payload cannot be read ({type(error).__name__})"
+    if not isinstance(payload, dict):
+        return {}, f"the payload is not a JSON object but {type(payload).__name__}"
+    return payload, None
+
+
+CLAIM = text(
+    """
+    WITH heads AS MATERIALIZED (
+        SELECT asked.place, asked.instance, asked.chat_id,
+               head.id, head.executor,
+               pace.next_at IS NOT NULL AS known,
+               flight.id IS NOT NULL AS in_flight,
+               CASE WHEN flight.id IS NOT NULL THEN flight.lease_expires_at
+                    ELSE GREATEST(pace.next_at, account.next_at, head.available_at) END AS until
+        FROM unnest(CAST(:instances AS text[]), CAST(:chat_ids AS text[]))
+             WITH ORDINALITY AS asked(instance, chat_id, place)
+        LEFT JOIN LATERAL (
+            SELECT i.id, i.lease_expires_at FROM message_queue_items i
+            WHERE i.instance = asked.instance AND i.chat_id = asked.chat_id AND i.status = 'PROCESSING'
+            LIMIT 1
+        ) flight ON true
+        LEFT JOIN LATERAL (
+            SELECT c.next_at FROM message_queue_chats c
+            WHERE c.instance = asked.instance AND c.chat_id = asked.chat_id
+            LIMIT 1
+        ) pace ON true
+        LEFT JOIN LATERAL (
+            SELECT a.next_at FROM message_queue_instances a WHERE a.instance = asked.instance LIMIT 1
+        ) account ON true
+        LEFT JOIN LATERAL (
+            SELECT * FROM (
+                (SELECT i.id, i.priority, i.seq, i.available_at, i.executor
+                 FROM message_queue_items i
+                 WHERE i.instance = asked.instance AND i.chat_id = asked.chat_id
+                   AND i.status COLLATE "C" = 'PENDING'
+                   AND COALESCE(i.scheduled_at, '-infinity'::timestamptz) = '-infinity'
+                 ORDER BY i.priority DESC, i.seq
+                 LIMIT 1)
+                UNION ALL
+                (SELECT i.id, i.priority, i.seq, i.available_at, i.executor
+                 FROM message_queue_items i
+                 WHERE i.instance = asked.instance AND i.chat_id = asked.chat_id
+                   AND i.status COLLATE "C" = 'PENDING'
+                   AND COALESCE(i.scheduled_at, '-infinity'::timestamptz) > '-infinity'
+                   AND COALESCE(i.scheduled_at, '-infinity'::timestamptz) <= statement_timestamp()
+                 ORDER BY i.priority DESC, i.seq
+                 LIMIT 1)
+            ) due
+            ORDER BY due.priority DESC, due.seq
+            LIMIT 1
+        ) head ON true
+    ),
+    may_go AS MATERIALIZED (
+        SELECT * FROM heads
+        WHERE id IS NOT NULL AND NOT in_flight AND executor = ANY(CAST(:executors AS text[]))
+          AND (until IS NULL OR until <= statement_timestamp())
+    ),
+    -- Between the snapshot and now another worker may have sent to the chat. Its settle wrote the chat's row in the
+    -- same transaction, so the newest version of that row, locked, decides.
+    paced AS MATERIALIZED (
+        SELECT m.id FROM may_go m
+        CROSS JOIN LATERAL (
+            SELECT 1 FROM message_queue_chats c
+            WHERE c.instance = m.instance AND c.chat_id = m.chat_id AND c.next_at <= statement_timestamp()
+            FOR UPDATE SKIP LOCKED
+        ) free
+        WHERE m.known
+    ),
+    -- A chat never sent to has no row to lock: of two claimers the insert lets one through. Where a single insert
+    -- was refused all new chats of the batch wait a moment: to ask for each which one it was costs a join.
+    first AS (
+        INSERT INTO message_queue_chats (instance, chat_id)
+        SELECT instance, chat_id FROM may_go WHERE NOT known ORDER BY instance, chat_id
+        ON CONFLICT DO NOTHING
+        RETURNING 1
+    ),
+    free AS (
+        SELECT id FROM paced
+        UNION ALL
+        SELECT id FROM may_go
+        WHERE NOT known AND (SELECT count(*) FROM first) = (SELECT count(*) FROM may_go WHERE NOT known)
+    ),
+    locked AS MATERIALIZED (
+        SELECT i.id FROM message_queue_items i
+        WHERE i.id = ANY(ARRAY(SELECT id FROM free)) AND i.status COLLATE "C" = 'PENDING'
+        ORDER BY i.id
+        FOR UPDATE SKIP LOCKED
+    ),
+    claimed AS (
+        UPDATE message_queue_items i
+        SET status = 'PROCESSING', claim_id = gen_random_uuid(), worker = :worker,
+            lease_expires_at = clock_timestamp() + make_interval(secs => :lease_seconds),
+            processing_started_at = clock_timestamp(), updated_at = clock_timestamp()
+        WHERE i.id = ANY(ARRAY(SELECT id FROM locked))
+        RETURNING i.id, i.claim_id, i.seq, i.client_id, i.payload::text AS payload, i.is_group, i.executor,
+                  i.priority, i.retry_count, i.max_retries, i.created_at
+    )
+    SELECT heads.instance, heads.chat_id,
+           CASE WHEN heads.in_flight THEN 'in_flight'
+                WHEN heads.id IS NULL THEN 'empty'
+                WHEN heads.until > statement_timestamp() THEN 'waits'
+                WHEN NOT heads.executor = ANY(CAST(:executors AS text[])) THEN 'executor'
+                ELSE 'contended' END AS verdict,
+           CASE WHEN heads.until > statement_timestamp()
+                THEN EXTRACT(EPOCH FROM LEAST(heads.until, statement_timestamp() + interval '1 day')
+                                        - clock_timestamp()) END AS wait_seconds,
+           claimed.*
+    FROM heads LEFT JOIN claimed ON claimed.id = heads.id
+    ORDER BY heads.place
+    """
+)
+
+# Rows are looked up one by one, in id order, with what is told of them at hand: between two sets of unknown size the
+# planner expects a handful and compares each with each, 20 ms for a batch of 250.
+SETTLE = text(
+    """
+    WITH told AS MATERIALIZED (
+        SELECT * FROM unnest(
+            CAST(:ids AS uuid[]), CAST(:claim_ids AS uuid[]), CAST(:statuses AS text[]), CAST(:attempts AS int[]),
+            CAST(:backoffs AS float8[]), CAST(:gaps AS float8[]), CAST(:instance_waits AS float8[]),
+            CAST(:errors AS text[]), CAST(:provider_ids AS text[])
+        ) WITH ORDINALITY AS t(id, claim_id, status, attempts, backoff, gap, instance_wait, error, provider_id, place)
+        ORDER BY id
+    ),
+    locked AS MATERIALIZED (
+        SELECT told.*, row.status AS was, row.cancel_requested_at FROM told
+        CROSS JOIN LATERAL (
+            SELECT i.status, i.cancel_requested_at FROM message_queue_items i
+            WHERE i.id = told.id AND i.claim_id = told.claim_id
+            FOR UPDATE
+        ) row
+    ),
+    settled AS (
+        UPDATE message_queue_items i
+        SET -- A cancel that came while the message was in flight wins over every end but "sent".
+            status = CASE WHEN locked.cancel_requested_at IS NOT NULL AND locked.status <> 'COMPLETED'
+                          THEN 'CANCELLED' ELSE locked.status END,
+            retry_count = i.retry_count + locked.attempts,
+            error = locked.error,
+            provider_id = COALESCE(locked.provider_id, i.provider_id),
+            lease_expires_at = NULL,
+            available_at = CASE WHEN locked.backoff > 0 THEN clock_timestamp() + make_interval(secs => locked.backoff) END,
+            processed_at = CASE WHEN locked.status <> 'PENDING' OR locked.cancel_requested_at IS NOT NULL
+                                THEN clock_timestamp() END,
+            updated_at = clock_timestamp()
+        FROM locked
+        WHERE i.id = locked.id AND locked.was = 'PROCESSING'
+        RETURNING locked.place, i.status, i.instance, i.chat_id, i.client_id, locked.gap, locked.instance_wait
+    ),
+    paced AS (
+        INSERT INTO message_queue_chats AS chats (instance, chat_id, next_at)
+        SELECT instance, chat_id, clock_timestamp() + make_interval(secs => gap)
+        FROM settled
+        WHERE gap IS NOT NULL
+        ORDER BY instance, chat_id
+        ON CONFLICT (instance, chat_id) DO UPDATE SET next_at = GREATEST(chats.next_at, EXCLUDED.next_at)
+    ),
+    held AS (
+        INSERT INTO message_queue_instances AS accounts (instance, client_id, next_at)
+        SELECT instance, min(client_id), clock_timestamp() + make_interval(secs => max(instance_wait))
+        FROM settled
+        WHERE instance_wait > 0
+        GROUP BY instance
+        ORDER BY instance
+        ON CONFLICT (instance) DO UPDATE SET next_at = GREATEST(accounts.next_at, EXCLUDED.next_at)
+    )
+    SELECT place, status FROM settled
+    UNION ALL
+    -- A repeat after a broken connection finds its own claim settled already: that is no late settle.
+    SELECT place, was FROM locked WHERE was <> 'PROCESSING'
+    """
+)
+
+RENEW = text(
+    """
+    WITH locked AS MATERIALIZED (
+        SELECT i.id FROM message_queue_items i
+        WHERE i.id = ANY(CAST(:ids AS uuid[])) AND i.claim_id = ANY(CAST(:claim_ids AS uuid[]))
+          AND i.status = 'PROCESSING'
+        ORDER BY i.id
+        FOR UPDATE
+    )
+    UPDATE message_queue_items i
+    -- Renewed or not, no claim outlives stale_after.
+    SET lease_expires_at = LEAST(clock_timestamp() + make_interval(secs => :lease_seconds),
+                                 i.processing_started_at + make_interval(secs => :stale_after_seconds))
+    WHERE i.id = ANY(ARRAY(SELECT id FROM locked))
+    RETURNING i.claim_id
+    """
+)
+
+RECLAIM = text(
+    """
+    WITH expired AS MATERIALIZED (
+        SELECT i.id FROM message_queue_items i
+        WHERE i.status = 'PROCESSING'
+          AND COALESCE(i.lease_expires_at,
+                       i.processing_started_at + make_interval(secs => :stale_after_seconds),
+                       i.updated_at + make_interval(secs => :stale_after_seconds)) < statement_timestamp()
+          -- After a restart of PostgreSQL the workers that live on must have had the time to renew.
+          AND pg_postmaster_start_time() + make_interval(secs => :lease_seconds) < statement_timestamp()
+        ORDER BY i.id
+        LIMIT :limit
+        FOR UPDATE SKIP LOCKED
+    ),
+    reclaimed AS (
+        UPDATE message_queue_items i
+        SET status = CASE WHEN i.cancel_requested_at IS NOT NULL THEN 'CANCELLED'
+                          WHEN i.retry_count + 1 >= i.max_retries THEN 'FAILED'
+                          ELSE 'PENDING' END,
+            retry_count = i.retry_count + 1,
+            error = 'LeaseExpired: ' || COALESCE(i.worker, 'a worker') || ' stopped renewing its claim',
+            processed_at = CASE WHEN i.cancel_requested_at IS NOT NULL OR i.retry_count + 1 >= i.max_retries
+                                THEN clock_timestamp() END,
+            claim_id = NULL, lease_expires_at = NULL, available_at = NULL, updated_at = clock_timestamp()
+        WHERE i.id = ANY(ARRAY(SELECT id FROM expired))
+        RETURNING i.id, i.seq, i.instance, i.chat_id, i.status, i.priority
+    ),
+    drawn AS MATERIALIZED (
+        SELECT *, :gap_min + random() * :gap_span AS wait_seconds FROM reclaimed
+    ),
+    paced AS (
+        INSERT INTO message_queue_chats AS chats (instance, chat_id, next_at)
+        SELECT instance, chat_id, clock_timestamp() + make_interval(secs => wait_seconds)
+        FROM drawn
+        ORDER BY instance, chat_id
+        ON CONFLICT (instance, chat_id) DO UPDATE SET next_at = GREATEST(chats.next_at, EXCLUDED.next_at)
+    )
+    SELECT * FROM drawn
+    """
+)

@@ -1,0 +1,84 @@
+"""Who does which sweep: a leased row on PostgreSQL's clock.
+
+Not advisory locks: through a pool the unlock lands on another connection and the duty stays taken, and PgBouncer
+in transaction mode forbids them.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import text
+
+from mqworker.store.database import Database
+
+# Who sweeps on whole seconds and writes "done" some milliseconds later must find the duty due at the next mark.
+DUE_AFTER = 0.8
+
+
+class Duties:
+    """Takes and gives back duties in the name of one worker."""
+
+    def __init__(self, database: Database, *, owner: str) -> None:
+        self._database = database
+        self._owner = owner
+
+    async def take(self, name: str, *, every_seconds: float, hold_seconds: float, now: bool = False) -> bool:
+        """Take a duty for ``hold_seconds`` if nobody has it and it is due (or ``now`` is asked for)."""
+        taken = await self._database.scalar(
+            TAKE, name=name, owner=self._owner, every=every_seconds * DUE_AFTER, hold=hold_seconds, now=now
+        )
+        return taken is not None
+
+    async def keep(self, name: str, *, hold_seconds: float, progress: dict[str, Any] | None = None) -> bool:
+        """Hold a duty longer and store how far it came; false where it was lost to another worker."""
+        kept = await self._database.scalar(
+            KEEP, name=name, owner=self._owner, hold=hold_seconds, progress=json.dumps(progress)
+        )
+        return kept is not None
+
+    async def done(self, name: str) -> None:
+        """Give a duty back; it is due again after its period."""
+        await self._database.rows(DONE, name=name, owner=self._owner, done=True)
+
+    async def give_up(self, name: str) -> None:
+        """Give a duty back undone; it stays due."""
+        await self._database.rows(DONE, name=name, owner=self._owner, done=False)
+
+    async def progress(self, name: str) -> dict[str, Any] | None:
+        """How far a duty came, whoever did it last."""
+        progress: dict[str, Any] | None = await self._database.scalar(PROGRESS, name=name)
+        return progress
+
+
+TAKE = text(
+    """
+    INSERT INTO message_queue_duties AS duty (name, owner, until)
+    VALUES (:name, :owner, clock_timestamp() + make_interval(secs => :hold))
+    ON CONFLICT (name) DO UPDATE SET owner = EXCLUDED.owner, until = EXCLUDED.until
+    WHERE duty.until <= clock_timestamp()
+      AND (:now OR duty.last_done_at IS NULL
+           OR duty.last_done_at + make_interval(secs => :every) <= clock_timestamp())
+    RETURNING 1
+    """
+)
+
+KEEP = text(
+    """
+    UPDATE message_queue_duties
+    SET until = clock_timestamp() + make_interval(secs => :hold), progress = CAST(:progress AS jsonb)
+    WHERE name = :name AND owner = :owner AND until > clock_timestamp()
+    RETURNING 1
+    """
+)
+
+DONE = text(
+    """
+    UPDATE message_queue_duties
+    SET until = '-infinity', last_done_at = CASE WHEN :done THEN clock_timestamp() ELSE last_done_at END
+    WHERE name = :name AND owner = :owner
+    """
+)
+
+PROGRESS = text("SELECT progress FROM message_queue_duties WHERE name = :name")

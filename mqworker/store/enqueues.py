@@ -1,0 +1,159 @@
+"""Insert messages: a batch in one statement, in a transaction of its own or in the caller's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mqworker.errors import Conflict, EnqueueUncertain, StorageReadOnly, StorageUnavailable
+from mqworker.message import Enqueued, NewMessage
+from mqworker.store.database import Database, StatementFailed, translated_errors
+
+TRIES = 4
+FIRST_PAUSE_SECONDS = 0.05
+
+T = TypeVar("T")
+Answer = Enqueued | Conflict
+
+
+class Enqueues:
+    """Inserts messages and tells a repeat from a conflict."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def insert(self, messages: Sequence[NewMessage]) -> list[Answer]:
+        """Insert a batch in one statement; a batch that fails is halved, so that nobody fails for a stranger.
+
+        Raises :class:`StorageUnavailable` where nothing was stored, :class:`EnqueueUncertain` where that is unknown.
+        """
+        try:
+            return await self._surely(messages, lambda connection: _insert(connection, messages))
+        except StatementFailed:
+            if len(messages) == 1:
+                raise
+            middle = len(messages) // 2
+            return [*await self.insert(messages[:middle]), *await self.insert(messages[middle:])]
+
+    async def insert_all(self, messages: Sequence[NewMessage]) -> list[Enqueued]:
+        """Insert all of a batch or nothing. Raises as :meth:`insert`, and :class:`Conflict` naming the index."""
+
+        async def transaction(connection: AsyncConnection) -> list[Enqueued]:
+            await connection.execution_options(isolation_level="READ COMMITTED")
+            async with connection.begin():
+                return _all_or_raise(await _insert(connection, messages))
+
+        return await self._surely(messages, transaction)
+
+    @staticmethod
+    async def insert_in(connection: AsyncConnection, messages: Sequence[NewMessage]) -> list[Enqueued]:
+        """Insert in the caller's transaction, which decides whether the messages come to exist."""
+        with translated_errors():
+            return _all_or_raise(await _insert(connection, messages))
+
+    async def _surely(
+        self, messages: Sequence[NewMessage], work: Callable[[AsyncConnection], Awaitable[T]]
+    ) -> T:
+        """Do ``work``, again where the connection broke: the ids are ours, so a repeat finds what the first stored."""
+        pause_seconds, uncertain = FIRST_PAUSE_SECONDS, False
+        for _ in range(TRIES):
+            begun = False
+            try:
+                with translated_errors():
+                    async with self._database.engine.connect() as connection:
+                        begun = True
+                        return await work(connection)
+            except StorageReadOnly:
+                raise
+            except StorageUnavailable:
+                uncertain |= begun
+                if not uncertain:
+                    raise
+            await asyncio.sleep(pause_seconds)
+            pause_seconds *= 4
+        raise EnqueueUncertain([message.id for message in messages])
+
+
+async def _insert(connection: AsyncConnection, messages: Sequence[NewMessage]) -> list[Answer]:
+    parameters = _columns(messages)
+    stored = {row.id: row.seq for row in await connection.execute(INSERT, parameters)}
+    if len(stored) == len(messages):
+        return [Enqueued(message.id, stored[message.id], "PENDING") for message in messages]
+    found = {row.id: row for row in await connection.execute(COMPARE, parameters)}
+    return [_answer(message, stored.get(message.id), found.get(message.id)) for message in messages]
+
+
+def _columns(messages: Sequence[NewMessage]) -> dict[str, list[Any]]:
+    return {
+        "ids": [m.id for m in messages],
+        "instances": [m.instance for m in messages],
+        "chat_ids": [m.chat_id for m in messages],
+        "client_ids": [m.client_id for m in messages],
+        "payloads": [m.payload_json for m in messages],
+        "groups": [m.is_group for m in messages],
+        "executors": [m.executor for m in messages],
+        "priorities": [m.priority for m in messages],
+        "max_retries": [m.max_retries for m in messages],
+        "scheduled_ats": [m.scheduled_at for m in messages],
+    }
+
+
+def _answer(message: NewMessage, seq: int | None, found: Any) -> Answer:
+    if seq is not None:
+        return Enqueued(message.id, seq, "PENDING")
+    if found is None:
+        return Conflict(f"message_id {message.id} was taken and cleaned at this very moment: enqueue it again")
+    if not found.same:
+        return Conflict(f"message_id {message.id} is already used with different content (status {found.status})")
+    # An id that we made ourselves can only be there because a first try was stored before its connection broke.
+    return Enqueued(message.id, found.seq, found.status, deduplicated=message.id_is_callers)
+
+
+def _all_or_raise(answers: Sequence[Answer]) -> list[Enqueued]:
+    enqueued: list[Enqueued] = []
+    for index, answer in enumerate(answers):
+        if isinstance(answer, Conflict):
+            raise answer if len(answers) == 1 else Conflict(f"message {index}: {answer}")
+        enqueued.append(answer)
+    return enqueued
+
+
+_ROWS = """
+    unnest(
+        CAST(:ids AS uuid[]), CAST(:instances AS text[]), CAST(:chat_ids AS text[]), CAST(:client_ids AS int[]),
+        CAST(:payloads AS text[]), CAST(:groups AS bool[]), CAST(:executors AS text[]), CAST(:priorities AS int[]),
+        CAST(:max_retries AS int[]), CAST(:scheduled_ats AS timestamptz[])
+    ) WITH ORDINALITY AS new(
+        id, instance, chat_id, client_id, payload, is_group, executor, priority, max_retries, scheduled_at, place
+    )
+"""
+
+# seq is drawn above the sort, so the order of the batch is the order of the queue.
+INSERT = text(
+    f"""
+    INSERT INTO message_queue_items
+        (id, instance, chat_id, client_id, payload, is_group, executor, priority, max_retries, scheduled_at)
+    SELECT id, instance, chat_id, client_id, CAST(payload AS jsonb), is_group, executor, priority, max_retries,
+           scheduled_at
+    FROM {_ROWS}
+    ORDER BY place
+    ON CONFLICT (id) DO NOTHING
+    RETURNING id, seq
+    """  # noqa: S608 - a constant of this file
+)
+
+# Priority and schedule may differ: a repeat with another priority is still the same message.
+COMPARE = text(
+    f"""
+    SELECT i.id, i.seq, i.status,
+           i.instance = new.instance AND i.chat_id = new.chat_id AND i.client_id = new.client_id
+           AND i.executor = new.executor AND i.payload = CAST(new.payload AS jsonb) AS same
+    FROM {_ROWS}
+    JOIN message_queue_items i ON i.id = new.id
+    WHERE i.id = ANY(CAST(:ids AS uuid[]))
+    """  # noqa: S608 - a constant of this file
+)

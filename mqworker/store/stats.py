@@ -1,0 +1,123 @@
+"""What people look at: counts, lists, errors. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, text
+
+from mqworker.errors import NotFound
+from mqworker.message import QueueStats
+from mqworker.store.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """A message's row, without its payload: what an operator asks about."""
+
+    id: UUID
+    seq: int
+    instance: str
+    client_id: int
+    chat_id: str
+    is_group: bool
+    executor: str
+    status: str
+    priority: int
+    retry_count: int
+    max_retries: int
+    error: str | None
+    provider_id: str | None
+    worker: str | None
+    scheduled_at: datetime | None
+    available_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    processing_started_at: datetime | None
+    processed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorCount:
+    """An error's first line, how many messages ended or wait with it, and when it was last seen."""
+
+    error: str
+    count: int
+    last_seen_at: datetime
+
+
+class Stats:
+    """The reads of people."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def counts(self, instance: str, client_id: int | None) -> QueueStats:
+        """The five counts of an account, or of one client's messages in it."""
+        rows = await self._database.rows(COUNTS, instance=instance, client_id=client_id)
+        return QueueStats(**{row.status.lower(): row.count for row in rows})
+
+    async def get(self, message_id: UUID) -> StoredMessage:
+        """One message. Raises :class:`NotFound`."""
+        rows = await self._database.rows(GET, id=message_id)
+        if not rows:
+            raise NotFound(f"there is no message {message_id}")
+        return _stored(rows)[0]
+
+    async def list(
+        self, instance: str, *, chat_id: str | None, status: str | None, before_seq: int | None, limit: int
+    ) -> list[StoredMessage]:
+        """An account's messages, newest first; ``before_seq`` continues after the last seq seen."""
+        rows = await self._database.rows(
+            LIST, instance=instance, chat_id=chat_id, status=status, before_seq=before_seq, limit=limit
+        )
+        return _stored(rows)
+
+    async def errors(self, instance: str, *, limit: int) -> list[ErrorCount]:
+        """An account's errors by count."""
+        rows = await self._database.rows(ERRORS, instance=instance, limit=limit)
+        return [ErrorCount(row.error, row.count, row.last_seen_at) for row in rows]
+
+
+def _stored(rows: Sequence[Row[Any]]) -> list[StoredMessage]:
+    return [StoredMessage(**row._asdict()) for row in rows]
+
+
+_COLUMNS = ", ".join(StoredMessage.__dataclass_fields__)
+
+COUNTS = text(
+    """
+    SELECT status, count(*) FROM message_queue_items
+    WHERE instance = :instance AND (CAST(:client_id AS int) IS NULL OR client_id = CAST(:client_id AS int))
+    GROUP BY status
+    """
+)
+
+GET = text(f"SELECT {_COLUMNS} FROM message_queue_items WHERE id = :id")  # noqa: S608 - a constant of this file
+
+LIST = text(
+    f"""
+    SELECT {_COLUMNS} FROM message_queue_items
+    WHERE instance = :instance
+      AND (CAST(:chat_id AS text) IS NULL OR chat_id = CAST(:chat_id AS text))
+      AND (CAST(:status AS text) IS NULL OR status = CAST(:status AS text))
+      AND (CAST(:before_seq AS bigint) IS NULL OR seq < CAST(:before_seq AS bigint))
+    ORDER BY seq DESC
+    LIMIT :limit
+    """  # noqa: S608 - a constant of this file
+)
+
+ERRORS = text(
+    """
+    SELECT split_part(error, E'\\n', 1) AS error, count(*), max(updated_at) AS last_seen_at
+    FROM message_queue_items
+    WHERE instance = :instance AND error IS NOT NULL
+    GROUP BY 1
+    ORDER BY count(*) DESC, 1
+    LIMIT :limit
+    """
+)
