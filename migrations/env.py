@@ -20,17 +20,13 @@ def database_url() -> str:
 
 def run_offline() -> None:
     """`alembic upgrade head --sql`: print the statements."""
-    context.configure(
-        url=database_url(), target_metadata=METADATA, version_table=VERSION_TABLE, literal_binds=True
-    )
+    context.configure(url=database_url(), target_metadata=METADATA, version_table=VERSION_TABLE, literal_binds=True)
     with context.begin_transaction():
         context.run_migrations()
 
 
 def run(connection: Connection) -> None:
-    context.configure(
-        connection=connection, target_metadata=METADATA, version_table=VERSION_TABLE, include_object=ours
-    )
+    context.configure(connection=connection, target_metadata=METADATA, version_table=VERSION_TABLE, include_object=ours)
     with context.begin_transaction():
         # Two that migrate at once take turns; the lock ends with the transaction, so a pooler cannot leak it.
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('mqworker.migrations'))"))

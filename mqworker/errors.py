@@ -10,6 +10,7 @@
     ├── QueueClosed                     used before start, after close, or from another event loop
     ├── StorageUnavailable              PostgreSQL cannot be reached; nothing was stored
     │   └── StorageReadOnly             PostgreSQL accepts no writes at the moment
+    ├── StatementFailed                 PostgreSQL refused a statement: a bug, or a schema changed by hand
     ├── EnqueueUncertain                the connection broke during the commit: ask again with the same id
     └── ExecutorError                   what an executor may raise to say more than "it failed"
         ├── PermanentError              no retry can help: FAILED now
@@ -79,6 +80,17 @@ class StorageUnavailable(MqWorkerError):
 
 class StorageReadOnly(StorageUnavailable):
     """PostgreSQL accepts no writes at the moment (read-only, or its disk is full); nothing was stored."""
+
+
+class StatementFailed(MqWorkerError):
+    """PostgreSQL refused a statement: a bug, or a schema changed by hand.
+
+    ``sqlstate`` is PostgreSQL's code. The text names a constraint or the server's own primary message, no row's content.
+    """
+
+    def __init__(self, sqlstate: str, reason: str) -> None:
+        self.sqlstate = sqlstate
+        super().__init__(f"SQLSTATE {sqlstate}: {reason}")
 
 
 class EnqueueUncertain(MqWorkerError):

@@ -23,9 +23,7 @@ MAX_LINE_CHARACTERS = 16 * 1024 * 1024
 MAX_DEPTH = 64
 
 # The walk has found every fault, cycles included, before the encoder runs.
-_dump = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
-).encode
+_dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
 
 
 def check_payload(payload: object, max_bytes: int = MAX_PAYLOAD_BYTES) -> str:
@@ -79,18 +77,26 @@ def _walk(payload: dict[Any, Any], max_bytes: int) -> None:
     while places:
         place = places.pop()
         size += len(place.value) + _keys_length(place)
+        if size <= max_bytes:
+            size += _check_members(place, places)
         if size > max_bytes:
             raise InvalidMessage("payload", f"must be at most {max_bytes} bytes as JSON")
-        value: object
-        for key, value in _members(place.value):
-            if isinstance(value, str):
-                size += len(value)
-                if fault := _text_fault(value):
-                    _refuse(place, key, fault)
-            elif isinstance(value, _CONTAINERS):
-                places.append(_inside(place, key, value))
-            elif value is not None and (fault := _scalar_fault(value)):
+
+
+def _check_members(place: _Place, places: list[_Place]) -> int:
+    """The length of the texts in ``place``; its containers are added to ``places``."""
+    length = 0
+    value: object
+    for key, value in _members(place.value):
+        if isinstance(value, str):
+            length += len(value)
+            if fault := _text_fault(value):
                 _refuse(place, key, fault)
+        elif isinstance(value, _CONTAINERS):
+            places.append(_inside(place, key, value))
+        elif value is not None and (fault := _scalar_fault(value)):
+            _refuse(place, key, fault)
+    return length
 
 
 def _members(value: _Container) -> Iterable[tuple[str | int, Any]]:

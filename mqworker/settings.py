@@ -46,28 +46,36 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    database_url: SecretStr = Field(SecretStr(""), description="PostgreSQL: postgresql://user:password@host:5432/name")
-    redis_url: SecretStr = Field(SecretStr(""), description="Redis: redis://host:6379/0, or rediss://")
-    key_prefix: str = Field("mq", description="First word of every Redis key", pattern=r"^[A-Za-z0-9_.-]{1,32}$")
-    app: str = Field("", description="module:attribute of your ExecutorRegistry")
-    webhook_url: SecretStr = Field(SecretStr(""), description="Where the executor `webhook` posts messages")
+    database_url: SecretStr = Field(
+        default=SecretStr(""), description="PostgreSQL: postgresql://user:password@host:5432/name"
+    )
+    redis_url: SecretStr = Field(default=SecretStr(""), description="Redis: redis://host:6379/0, or rediss://")
+    key_prefix: str = Field(
+        default="mq", description="First word of every Redis key", pattern=r"^[A-Za-z0-9_.-]{1,32}$"
+    )
+    app: str = Field(default="", description="module:attribute of your ExecutorRegistry")
+    webhook_url: SecretStr = Field(default=SecretStr(""), description="Where the executor `webhook` posts messages")
 
-    max_chats: int = Field(1000, ge=1, le=100_000, description="Chats in flight per worker")
-    delay_min_seconds: Seconds = Field(0.5, description="Smallest gap between two sends of a chat")
-    delay_max_seconds: Seconds = Field(2.0, description="Largest gap between two sends of a chat")
-    max_retries: int = Field(3, ge=1, le=100, description="Attempts in all, when a message does not say")
-    backoff_base_seconds: Span = Field(2.0, description="Backoff after the first failure")
-    backoff_cap_seconds: Span = Field(300.0, description="Largest backoff")
-    executor_timeout_seconds: Span = Field(60.0, description="Longest attempt")
+    max_chats: int = Field(default=1000, ge=1, le=100_000, description="Chats in flight per worker")
+    delay_min_seconds: Seconds = Field(default=0.5, description="Smallest gap between two sends of a chat")
+    delay_max_seconds: Seconds = Field(default=2.0, description="Largest gap between two sends of a chat")
+    max_retries: int = Field(default=3, ge=1, le=100, description="Attempts in all, when a message does not say")
+    backoff_base_seconds: Span = Field(default=2.0, description="Backoff after the first failure")
+    backoff_cap_seconds: Span = Field(default=300.0, description="Largest backoff")
+    executor_timeout_seconds: Span = Field(default=60.0, description="Longest attempt")
 
-    lease_seconds: Period = Field(30.0, description="How long a claim lives without a renewal")
-    renew_seconds: Period = Field(10.0, description="How often a worker renews its claims")
-    reclaim_every_seconds: Period = Field(5.0, description="How often expired claims are taken back")
-    reconcile_every_seconds: Period = Field(15.0, description="How often lost announces are looked for")
-    stale_after_seconds: Period = Field(3600.0, description="Longest life of a claim, renewed or not")
-    clean_every_hours: float = Field(6.0, gt=0, le=8_784, allow_inf_nan=False, description="How often old rows are removed")
-    retention_days: float = Field(7.0, gt=0, le=36_500, allow_inf_nan=False, description="How long finished rows are kept")
-    drain_seconds: Span = Field(70.0, description="How long SIGTERM waits for sends")
+    lease_seconds: Period = Field(default=30.0, description="How long a claim lives without a renewal")
+    renew_seconds: Period = Field(default=10.0, description="How often a worker renews its claims")
+    reclaim_every_seconds: Period = Field(default=5.0, description="How often expired claims are taken back")
+    reconcile_every_seconds: Period = Field(default=15.0, description="How often lost announces are looked for")
+    stale_after_seconds: Period = Field(default=3600.0, description="Longest life of a claim, renewed or not")
+    clean_every_hours: float = Field(
+        default=6.0, gt=0, le=8_784, allow_inf_nan=False, description="How often old rows are removed"
+    )
+    retention_days: float = Field(
+        default=7.0, gt=0, le=36_500, allow_inf_nan=False, description="How long finished rows are kept"
+    )
+    drain_seconds: Span = Field(default=70.0, description="How long SIGTERM waits for sends")
 
     @field_validator("database_url", mode="after")
     @classmethod
@@ -89,7 +97,11 @@ class Settings(BaseSettings):
         _demand(2 * self.renew_seconds, "<=", self.lease_seconds, "2 * renew_seconds", "lease_seconds")
         _demand(self.reclaim_every_seconds, "<=", self.lease_seconds, "reclaim_every_seconds", "lease_seconds")
         _demand(
-            self.reconcile_every_seconds, "<=", self.stale_after_seconds, "reconcile_every_seconds", "stale_after_seconds"
+            self.reconcile_every_seconds,
+            "<=",
+            self.stale_after_seconds,
+            "reconcile_every_seconds",
+            "stale_after_seconds",
         )
         longest = self.executor_timeout_seconds + CANCEL_GRACE_SECONDS
         _demand(longest, "<=", self.drain_seconds, "executor_timeout_seconds + 5", "drain_seconds")

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from mqworker.settings import Settings
 from mqworker.store.admin import Admin, CancelResult, Cleared, Dropped
 from mqworker.store.claims import Claim, Claims, NotNow, Reclaimed, Settled
-from mqworker.store.database import Database, StatementFailed, create_engine
+from mqworker.store.database import Database, create_engine, translated_errors
 from mqworker.store.duties import Duties
 from mqworker.store.enqueues import Enqueues
 from mqworker.store.pages import Page, Pages, Place, Waiting
@@ -26,10 +26,10 @@ __all__ = [
     "Place",
     "Reclaimed",
     "Settled",
-    "StatementFailed",
     "Store",
     "StoredMessage",
     "Waiting",
+    "translated_errors",
 ]
 
 

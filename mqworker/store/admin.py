@@ -218,6 +218,7 @@ SCHEDULE_CLEAN = text(
     VALUES (:instance, :every, :days)
     ON CONFLICT (instance) DO UPDATE
     SET clean_every_hours = EXCLUDED.clean_every_hours, retention_days = EXCLUDED.retention_days
+    RETURNING 1
     """
 )
 

@@ -24,9 +24,10 @@ from uuid import UUID
 
 from sqlalchemy import Row, text
 
+from mqworker.errors import StatementFailed
 from mqworker.lifecycle import Settlement
 from mqworker.message import ChatKey, Message
-from mqworker.store.database import CONTENTION, Database, StatementFailed
+from mqworker.store.database import CONTENTION, Database
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -9,11 +9,11 @@ from typing import Any
 from psycopg import errors as pg
 from sqlalchemy import Row, TextClause, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from mqworker.errors import ConfigError, StorageReadOnly, StorageUnavailable
+from mqworker.errors import ConfigError, SchemaBehind, StatementFailed, StorageReadOnly, StorageUnavailable
 
 POOL_TIMEOUT_SECONDS = 10.0
 
@@ -118,6 +118,8 @@ def sqlstate(error: BaseException) -> str | None:
 
 # The server refuses writes for now: read-only, disk full, or out of memory for the statement.
 _READ_ONLY = {"25006", "53100", "53200"}
+# Undefined table, undefined column.
+_NO_TABLE = {"42P01", "42703"}
 # Connection lost or refused, too many clients, starting up, shutting down, statement or lock timeout.
 _AWAY = ("08", "57P", "53300", "57014", "55P03")
 
@@ -139,10 +141,19 @@ def _translate(error: BaseException) -> BaseException:
         return StorageReadOnly(f"PostgreSQL accepts no writes at the moment (SQLSTATE {state})")
     if is_connection_loss(error):
         return StorageUnavailable(f"PostgreSQL cannot be reached ({state or type(error).__name__})")
+    if state in _NO_TABLE:
+        return SchemaBehind("the database has not mqworker's tables, or older ones: run `mqworker migrate`")
     if isinstance(error, DBAPIError) and state is not None:
-        # A bug or a changed schema: the statement is named, the values are not (hide_parameters, no DETAIL).
-        return StatementFailed(state, error)
+        return StatementFailed(state, _reason(error))
     return error
+
+
+def _reason(error: DBAPIError) -> str:
+    """The constraint, or the primary message: never DETAIL, which quotes the row."""
+    diagnosis = error.orig.diag if isinstance(error.orig, pg.Error) else None
+    if diagnosis is None:
+        return type(error).__name__
+    return diagnosis.constraint_name or diagnosis.message_primary or type(error).__name__
 
 
 def is_connection_loss(error: BaseException) -> bool:
@@ -157,17 +168,6 @@ def is_connection_loss(error: BaseException) -> bool:
 
 def _is_operational(error: BaseException | None) -> bool:
     return isinstance(error, pg.OperationalError | pg.InterfaceError)
-
-
-class StatementFailed(SQLAlchemyError):
-    """PostgreSQL refused a statement. ``sqlstate`` is its code; the text holds no value of a row."""
-
-    def __init__(self, code: str, error: DBAPIError) -> None:
-        self.sqlstate = code
-        diagnosis = error.orig.diag if isinstance(error.orig, pg.Error) else None
-        constraint = diagnosis.constraint_name if diagnosis else None
-        primary = diagnosis.message_primary if diagnosis else None
-        super().__init__(f"SQLSTATE {code}: {constraint or primary}")
 
 
 # Two transactions met: another claimer of the same chat, or locks taken crosswise. Smaller batches get through.

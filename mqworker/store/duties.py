@@ -31,12 +31,14 @@ class Duties:
         )
         return taken is not None
 
-    async def keep(self, name: str, *, hold_seconds: float, progress: dict[str, Any] | None = None) -> bool:
-        """Hold a duty longer and store how far it came; false where it was lost to another worker."""
-        kept = await self._database.scalar(
-            KEEP, name=name, owner=self._owner, hold=hold_seconds, progress=json.dumps(progress)
-        )
-        return kept is not None
+    async def hold(self, name: str, *, hold_seconds: float) -> bool:
+        """Hold a duty longer; false where it was lost to another worker."""
+        held = await self._database.scalar(HOLD, name=name, owner=self._owner, hold=hold_seconds)
+        return held is not None
+
+    async def note_progress(self, name: str, progress: dict[str, Any] | None) -> None:
+        """Store how far a walk came."""
+        await self._database.rows(NOTE, name=name, progress=json.dumps(progress))
 
     async def done(self, name: str) -> None:
         """Give a duty back; it is due again after its period."""
@@ -64,12 +66,18 @@ TAKE = text(
     """
 )
 
-KEEP = text(
+HOLD = text(
     """
     UPDATE message_queue_duties
-    SET until = clock_timestamp() + make_interval(secs => :hold), progress = CAST(:progress AS jsonb)
+    SET until = clock_timestamp() + make_interval(secs => :hold)
     WHERE name = :name AND owner = :owner AND until > clock_timestamp()
     RETURNING 1
+    """
+)
+
+NOTE = text(
+    """
+    UPDATE message_queue_duties SET progress = CAST(:progress AS jsonb) WHERE name = :name RETURNING 1
     """
 )
 
@@ -78,6 +86,7 @@ DONE = text(
     UPDATE message_queue_duties
     SET until = '-infinity', last_done_at = CASE WHEN :done THEN clock_timestamp() ELSE last_done_at END
     WHERE name = :name AND owner = :owner
+    RETURNING 1
     """
 )
 

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mqworker.errors import Conflict, EnqueueUncertain, StorageReadOnly, StorageUnavailable
+from mqworker.errors import Conflict, EnqueueUncertain, StatementFailed, StorageReadOnly, StorageUnavailable
 from mqworker.message import Enqueued, NewMessage
-from mqworker.store.database import Database, StatementFailed, translated_errors
+from mqworker.store.database import Database, translated_errors
 
 TRIES = 4
 FIRST_PAUSE_SECONDS = 0.05
@@ -55,9 +55,7 @@ class Enqueues:
         with translated_errors():
             return _all_or_raise(await _insert(connection, messages))
 
-    async def _surely(
-        self, messages: Sequence[NewMessage], work: Callable[[AsyncConnection], Awaitable[T]]
-    ) -> T:
+    async def _surely(self, messages: Sequence[NewMessage], work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Do ``work``, again where the connection broke: the ids are ours, so a repeat finds what the first stored."""
         pause_seconds, uncertain = FIRST_PAUSE_SECONDS, False
         for _ in range(TRIES):

@@ -1,0 +1,284 @@
+"""What can be asked of Redis. It proposes which chats may go; nothing that it says is taken for true."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+from uuid import UUID, uuid4
+
+from redis.asyncio import Redis
+
+from mqworker.broker.connection import ConnectionCount, connect, translated_errors
+from mqworker.broker.keys import Keys, decode, encode
+from mqworker.broker.scripts import Call, Plain, run
+from mqworker.message import ChatKey
+
+ENTRIES_PER_CALL = 500
+"""A script blocks the whole server: 500 entries take some 2 ms."""
+TAKE_INSTANCES = 64
+GUARD_MS = 100
+REBUILDING = "rebuilding:"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A waiting message as Redis knows it: never its payload."""
+
+    chat: ChatKey
+    seq: int
+    id: UUID
+    priority: int = 0
+    due_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Accounts with a due chat. ``remembers`` is false where Redis lost its memory."""
+
+    remembers: bool
+    guard: str
+    wait_seconds: float | None
+    instances: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One chat locked for us under ``token``."""
+
+    chat: ChatKey
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """What one account gave. ``known`` is false where it has no epoch: Redis may lack some of its messages."""
+
+    instance: str
+    known: bool
+    wait_seconds: float | None
+    leases: list[Lease]
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """A chat that may go again in ``wait_seconds``, or in ``gap_seconds`` if something new came meanwhile.
+
+    ``done`` is an entry that leaves its lane, ``kept`` one that waits on (put in again if Redis lost it); an empty
+    ``token`` breaks whoever's lock it is.
+    """
+
+    chat: ChatKey
+    token: str
+    wait_seconds: float
+    gap_seconds: float = 0.0
+    done: Entry | None = None
+    kept: Entry | None = None
+
+    @property
+    def words(self) -> list[str | int]:
+        """As the script takes it."""
+        entry = self.done or self.kept
+        action = "drop" if self.done else "keep" if self.kept else ""
+        seq, message_id, priority = (entry.seq, str(entry.id), entry.priority) if entry else ("", "", 0)
+        waits = (_ms(self.wait_seconds), _ms(self.gap_seconds))
+        return [encode(self.chat.chat_id), self.token, action, seq, message_id, priority, *waits]
+
+
+class Broker:
+    """The commands. Every one raises :class:`BrokerUnavailable` where Redis fails it."""
+
+    def __init__(self, redis_url: str, keys: Keys, *, owner: str) -> None:
+        self._connections = ConnectionCount()
+        self.redis: Redis[str] = connect(redis_url, self._connections)
+        self.keys = keys
+        self._owner = owner
+        self._run_id = ""
+        self._connections_seen = 0
+
+    async def announce(self, entries: Sequence[Entry], *, wake: bool = True) -> int:
+        """Make waiting messages known and wake idle workers; return how many were new to Redis. Idempotent."""
+        calls: list[Call] = []
+        for instance, part in _by_instance(entries, lambda entry: entry.chat.instance):
+            arguments: list[str | int] = []
+            for entry in part:
+                due_ms = max(round(entry.due_seconds * 1000), 0)
+                arguments += [encode(entry.chat.chat_id), entry.seq, str(entry.id), entry.priority, due_ms]
+            calls.append(self._call("announce", instance, arguments))
+        if not calls:
+            return 0
+        # After the lanes, never before: who finds the account must find the message.
+        instances = sorted({entry.chat.instance for entry in entries})
+        point = Call("point", [self.keys.instances], [self.keys.wake if wake else "", *instances])
+        with translated_errors():
+            *added, _ = await run(self.redis, [*calls, point])
+        return sum(added)
+
+    async def take(self) -> Taken:
+        """Take accounts that have a due chat."""
+        with translated_errors():
+            await self._learn_run_id()
+            take = Call("take", [self.keys.instances], [TAKE_INSTANCES, GUARD_MS])
+            epoch, reply = await run(self.redis, [Plain(("GET", self.keys.epoch)), take])
+        guard, wait_ms, *instances = reply
+        return Taken(self._remembers(epoch), guard, _seconds(wait_ms), instances)
+
+    async def lease(self, instances: Sequence[str], *, max_chats: int, lock_seconds: float) -> list[Leased]:
+        """Lease due chats, at most ``max_chats`` in all, shared between the accounts."""
+        token = uuid4().hex
+        share = max(max_chats // len(instances), 1)
+        arguments = [share, round(lock_seconds * 1000), self._owner, token]
+        with translated_errors():
+            replies = await run(self.redis, [self._call("lease", name, arguments) for name in instances[:max_chats]])
+        return [
+            Leased(name, bool(known), _seconds(wait_ms), [Lease(ChatKey(name, decode(chat)), token) for chat in chats])
+            for name, (known, wait_ms, *chats) in zip(instances, replies, strict=False)
+        ]
+
+    async def park(self, guard: str, waits: Mapping[str, float | None]) -> None:
+        """Put taken accounts back, each with the time until its next due chat (``None``: nothing waits)."""
+        arguments: list[str | int] = [guard]
+        for instance, wait in waits.items():
+            arguments += [instance, -1 if wait is None else round(wait * 1000)]
+        with translated_errors():
+            await run(self.redis, [Call("park", [self.keys.instances], arguments)])
+
+    async def finish(self, finishes: Sequence[Finish]) -> float | None:
+        """Let chats go again; return the seconds until the earliest of them is due. Idempotent."""
+        return await self._let_go(self._finishes(finishes))
+
+    async def answer(
+        self, *, claimed: Sequence[Lease], empty: Sequence[Lease], waiting: Sequence[Finish], lock_seconds: float
+    ) -> None:
+        """Say what a claim made of its leases: hold the claimed, drop the empty, let the waiting go later."""
+        others = [*self._renewals(claimed, lock_seconds), *self._tokens("forget", empty, [])]
+        await self._let_go(self._finishes(waiting), others)
+
+    async def renew(self, leases: Sequence[Lease], *, lock_seconds: float) -> None:
+        """Hold locked chats longer."""
+        await self._let_go([], self._renewals(leases, lock_seconds))
+
+    async def _let_go(self, finishes: Sequence[tuple[str, Call]], others: Sequence[Call] = ()) -> float | None:
+        with translated_errors():
+            replies = await run(self.redis, [*(call for _, call in finishes), *others])
+            due = {name: ms / 1000 for (name, _), ms in zip(finishes, replies, strict=False) if ms >= 0}
+            if due:
+                # No account has this score as its guard: the due times only ever lower what stands there.
+                await self.park("", due)
+        return min(due.values(), default=None)
+
+    def _finishes(self, finishes: Sequence[Finish]) -> list[tuple[str, Call]]:
+        return [
+            (instance, self._call("finish", instance, [word for finish in part for word in finish.words]))
+            for instance, part in _by_instance(finishes, lambda finish: finish.chat.instance)
+        ]
+
+    def _renewals(self, leases: Sequence[Lease], lock_seconds: float) -> list[Call]:
+        return self._tokens("renew", leases, [_ms(lock_seconds)])
+
+    def _tokens(self, name: str, leases: Sequence[Lease], first: list[int]) -> list[Call]:
+        return [
+            self._call(name, instance, [*first, *(w for x in part for w in (encode(x.chat.chat_id), x.token))])
+            for instance, part in _by_instance(leases, lambda lease: lease.chat.instance)
+        ]
+
+    async def drop(self, entries: Sequence[Entry]) -> None:
+        """Take cancelled messages out of the view."""
+        calls: list[Call] = []
+        for instance, part in _by_instance(entries, lambda entry: entry.chat.instance):
+            arguments: list[str | int] = []
+            for entry in part:
+                arguments += [encode(entry.chat.chat_id), entry.seq, str(entry.id), entry.priority]
+            calls.append(self._call("drop", instance, arguments))
+        if calls:
+            with translated_errors():
+                await run(self.redis, calls)
+
+    async def sweep_instances(self) -> int:
+        """Remove the accounts in which nothing waits."""
+        with translated_errors():
+            removed: int = await self.redis.zremrangebyscore(self.keys.instances, "+inf", "+inf")
+            return removed
+
+    # The epoch: what says that Redis still has what it was given.
+
+    async def remembers(self) -> bool:
+        """Whether Redis is the server that was filled, and still has its memory (or is being filled now)."""
+        with translated_errors():
+            await self._learn_run_id()
+            return self._remembers(await self.redis.get(self.keys.epoch))
+
+    async def is_rebuilding(self) -> bool:
+        """Whether it is being filled now."""
+        with translated_errors():
+            return (await self.redis.get(self.keys.epoch) or "").startswith(REBUILDING)
+
+    async def begin_rebuild(self, *, hold_seconds: float) -> None:
+        """Mark the memory as being filled."""
+        with translated_errors():
+            await self.redis.set(self.keys.epoch, f"{REBUILDING}{self._owner}", px=_ms(hold_seconds))
+
+    async def keep_rebuild(self, *, hold_seconds: float) -> bool:
+        """Lengthen the mark; false where it is gone: the memory was lost again."""
+        with translated_errors():
+            mark = f"{REBUILDING}{self._owner}"
+            return bool(await self.redis.set(self.keys.epoch, mark, px=_ms(hold_seconds), xx=True))
+
+    async def end_rebuild(self, instances: Iterable[str]) -> bool:
+        """Declare the memory whole; false where it was lost again meanwhile."""
+        await self.mark_known(instances)
+        with translated_errors():
+            await self._learn_run_id()
+            return bool(await self.redis.set(self.keys.epoch, self._run_id, xx=True))
+
+    async def mark_known(self, instances: Iterable[str]) -> None:
+        """Declare what is known of these accounts whole."""
+        with translated_errors():
+            async with self.redis.pipeline(transaction=False) as pipeline:
+                for instance in instances:
+                    pipeline.set(self.keys.of(instance).epoch, self._owner)
+                await pipeline.execute()
+
+    async def _learn_run_id(self) -> None:
+        if self._connections_seen == self._connections.made and self._run_id:
+            return
+        seen = self._connections.made
+        info = await self.redis.info("server")
+        self._run_id, self._connections_seen = info["run_id"], max(seen, 1)
+
+    def _remembers(self, epoch: str | None) -> bool:
+        return epoch is not None and (epoch == self._run_id or epoch.startswith(REBUILDING))
+
+    def _call(self, name: str, instance: str, arguments: Sequence[str | int | float]) -> Call:
+        keys = self.keys.of(instance)
+        return Call(name, keys.all, [keys.chat, *arguments])
+
+    async def ping(self) -> None:
+        """Raise :class:`BrokerUnavailable` unless Redis answers."""
+        with translated_errors():
+            await self.redis.ping()
+
+    async def aclose(self) -> None:
+        await self.redis.aclose()
+
+
+def _by_instance(items: Sequence[T], instance_of: Callable[[T], str]) -> Iterator[tuple[str, Sequence[T]]]:
+    """Items by account, in their order, at most ``ENTRIES_PER_CALL`` together."""
+    groups: dict[str, list[T]] = {}
+    for item in items:
+        groups.setdefault(instance_of(item), []).append(item)
+    for instance, group in groups.items():
+        for start in range(0, len(group), ENTRIES_PER_CALL):
+            yield instance, group[start : start + ENTRIES_PER_CALL]
+
+
+def _seconds(ms: int) -> float | None:
+    return None if ms < 0 else ms / 1000
+
+
+def _ms(seconds: float) -> int:
+    # Rounded up: a chat that comes back a fraction of a millisecond early is asked for twice.
+    return math.ceil(seconds * 1000)

@@ -1,0 +1,29 @@
+-- announce: make waiting messages known. Adds only: it never removes an entry, so a rebuild cannot lose a live one.
+-- Guarantees: every entry is in a lane or in `scheduled` afterwards, and its chat is in `ready` or is leased; a chat
+--   whose new head outranks the one it waits for may go at once (PostgreSQL says if that was too early).
+-- KEYS: ready, leased, scheduled, epoch    ARGV: prefix, then for each entry: chat, seq, id, priority, due_ms
+-- Returns: how many entries were new
+--! include chat
+
+local added = 0
+for i = 2, #ARGV, 5 do
+  local chat, seq, id = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local priority, due_ms = tonumber(ARGV[i + 3]), tonumber(ARGV[i + 4])
+  if due_ms > 0 then
+    local member = chat .. ':' .. priority .. ':' .. seq .. ':' .. id
+    added = added + redis.call('ZADD', scheduled, now + due_ms, member)
+  else
+    local head_priority, head_seq = head_of(chat)
+    if add(chat, seq, id, priority) then
+      added = added + 1
+      -- The holder of a lease looks at this mark when it lets go: without it this wake-up would be lost.
+      if redis.call('EXISTS', lock_of(chat)) == 1 then redis.call('HSET', lock_of(chat), 'dirty', 1) end
+    end
+    if not redis.call('ZSCORE', leased, chat) then
+      local outranks = head_seq and (priority > head_priority
+        or (priority == head_priority and tonumber(seq) < head_seq))
+      redis.call('ZADD', ready, outranks and 'LT' or 'NX', now, chat)
+    end
+  end
+end
+return added

@@ -1,0 +1,27 @@
+-- finish: let leased chats go again, each with the time at which it may go next.
+-- Guarantees: the entry named is in its lane or gone, as told; the lock is released if it is ours; the chat is in `ready` at
+--   its next time, also when nothing waits (so that its gap is known until it has passed). A chat that was announced
+--   to meanwhile goes after `gap_ms`, not after `wait_ms`: a new message may outrank the one that waits.
+-- KEYS: ready, leased, scheduled, epoch
+-- ARGV: prefix, then for each chat: chat, token ('' breaks anybody's lock), action, seq, id, priority, wait_ms, gap_ms
+--   action: `drop` the entry, `keep` it (put in again if Redis lost it), or '' (no entry is named)
+-- Returns: ms until the earliest of these chats is due, -1 for none
+--! include chat
+local earliest = -1
+for i = 2, #ARGV, 8 do
+  local chat, token, action, seq, id = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
+  local priority, wait_ms, gap_ms = tonumber(ARGV[i + 5]), tonumber(ARGV[i + 6]), tonumber(ARGV[i + 7])
+  if action == 'drop' then drop(chat, seq, id) elseif action == 'keep' then add(chat, seq, id, priority) end
+  local held = redis.call('HMGET', lock_of(chat), 'token', 'dirty')
+  if held[1] and token ~= '' and held[1] ~= token then
+    -- Somebody else leased it after our lock was lost: tell them to look again when they let go.
+    redis.call('HSET', lock_of(chat), 'dirty', 1)
+  else
+    redis.call('DEL', lock_of(chat))
+    redis.call('ZREM', leased, chat)
+    local due_ms = held[2] and gap_ms or wait_ms
+    redis.call('ZADD', ready, 'LT', now + due_ms, chat)
+    if earliest < 0 or due_ms < earliest then earliest = due_ms end
+  end
+end
+return earliest

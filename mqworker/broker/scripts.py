@@ -1,0 +1,87 @@
+"""Loads the Lua commands and runs many of them in one round trip, also after a SCRIPT FLUSH."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+_INCLUDE = re.compile(r"^--! include (\w+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One Lua command with its includes put in."""
+
+    name: str
+    source: str
+    sha: str
+
+
+@cache
+def load(name: str) -> Script:
+    """The command ``lua/<name>.lua``."""
+    folder = files("mqworker.broker") / "lua"
+    source = _INCLUDE.sub(
+        lambda match: (folder / f"{match[1]}.inc.lua").read_text("utf-8"), (folder / f"{name}.lua").read_text("utf-8")
+    )
+    return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One command with its keys and arguments."""
+
+    name: str
+    keys: Sequence[str]
+    arguments: Sequence[str | int | float]
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """One of Redis' own commands, to go along with others."""
+
+    words: tuple[str, ...]
+
+
+async def run(redis: Redis[str], calls: Sequence[Call | Plain]) -> list[Any]:
+    """Run commands in one round trip and in order; answer in their order. Raises the first error of any.
+
+    Where the server forgot a script, what did not run is run again; every command of ours may be repeated.
+    """
+    if not calls:
+        return []
+    replies = await _pipeline(redis, calls)
+    missing = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+    if missing:
+        await _load_all(redis, [calls[index] for index in missing])
+        again = await _pipeline(redis, [calls[index] for index in missing])
+        for index, reply in zip(missing, again, strict=True):
+            replies[index] = reply
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
+
+
+async def _load_all(redis: Redis[str], calls: Sequence[Call | Plain]) -> None:
+    for name in {call.name for call in calls if isinstance(call, Call)}:
+        await redis.script_load(load(name).source)
+
+
+async def _pipeline(redis: Redis[str], calls: Sequence[Call | Plain]) -> list[Any]:
+    async with redis.pipeline(transaction=False) as pipeline:
+        for call in calls:
+            if isinstance(call, Plain):
+                pipeline.execute_command(*call.words)
+            else:
+                pipeline.evalsha(load(call.name).sha, len(call.keys), *call.keys, *call.arguments)
+        replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        return replies

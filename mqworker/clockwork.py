@@ -1,0 +1,184 @@
+"""When the sweeps run, and that one worker at a time does each.
+
+Two things drive it: arq's cron on whole seconds, and a timer of our own in every worker. The timer is what the
+promises rest on (arq's cron needs Redis, and a free place among the user's jobs); it comes a little later than the
+cron, finds in the database that the duty is done, and goes back to sleep. Which worker may sweep is a leased row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mqworker.broker import BrokerUnavailable
+from mqworker.errors import StorageUnavailable
+from mqworker.settings import Settings
+from mqworker.store import Store
+from mqworker.sweeps import HOLD_SECONDS, Sweeps
+
+log = logging.getLogger(__name__)
+
+TIMER_AFTER_CRON = 1.2
+AGAIN_SECONDS = 1.0
+REBUILD_EVERY_SECONDS = 60.0
+RETURN_EVERY_SECONDS = 5.0
+CLEAN_LOOK_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """A sweep, how often it is due, and how often somebody looks whether it is."""
+
+    name: str
+    every_seconds: float
+    look_seconds: float
+    sweep: Callable[[], Awaitable[object]]
+
+
+class Clockwork:
+    """Runs the sweeps of one worker."""
+
+    def __init__(self, store: Store, sweeps: Sweeps, settings: Settings) -> None:
+        self._store = store
+        self._sweeps = sweeps
+        self._wanted = asyncio.Event()
+        self._memory_lost = False
+        self._unknown: set[str] = set()
+        clean_seconds = settings.clean_every_hours * 3600
+        self.duties = {
+            duty.name: duty
+            for duty in (
+                Duty("reclaim", settings.reclaim_every_seconds, settings.reclaim_every_seconds, sweeps.reclaim),
+                Duty("reconcile", settings.reconcile_every_seconds, settings.reconcile_every_seconds, sweeps.reconcile),
+                Duty("clean", clean_seconds, min(clean_seconds, CLEAN_LOOK_SECONDS), sweeps.clean),
+                Duty("clean-instances", CLEAN_LOOK_SECONDS, CLEAN_LOOK_SECONDS, sweeps.clean_instances),
+            )
+        }
+
+    async def run_due(self, name: str) -> bool:
+        """Run a sweep if it is due and nobody is at it; return whether it ran."""
+        duty = self.duties[name]
+        return await self._do(name, duty.sweep, every_seconds=duty.every_seconds)
+
+    async def _do(
+        self, name: str, sweep: Callable[[], Awaitable[object]], *, every_seconds: float, now: bool = False
+    ) -> bool:
+        duties = self._store.duties
+        if not await duties.take(name, every_seconds=every_seconds, hold_seconds=HOLD_SECONDS, now=now):
+            return False
+        holder = asyncio.create_task(self._hold(name), name=f"hold {name}")
+        try:
+            await sweep()
+        except BaseException:
+            holder.cancel()
+            await asyncio.shield(self._give_up(name))
+            raise
+        holder.cancel()
+        await duties.done(name)
+        return True
+
+    async def _hold(self, name: str) -> None:
+        while True:
+            await asyncio.sleep(HOLD_SECONDS / 3)
+            try:
+                await self._store.duties.hold(name, hold_seconds=HOLD_SECONDS)
+            except StorageUnavailable:
+                log.debug("cannot hold the duty %s", name)  # another worker may take it; a sweep may run twice
+
+    async def _give_up(self, name: str) -> None:
+        try:
+            await self._store.duties.give_up(name)
+        except StorageUnavailable:
+            log.debug("cannot give the duty %s back", name)  # it ends with its lease
+
+    async def run(self) -> None:
+        """Run until cancelled: the timers, and the rebuilds that the dispatcher asks for."""
+        async with asyncio.TaskGroup() as group:
+            for duty in self.duties.values():
+                group.create_task(self._timer(duty), name=f"timer {duty.name}")
+            group.create_task(self._rebuilder(), name="rebuilder")
+
+    async def _timer(self, duty: Duty) -> None:
+        late = TIMER_AFTER_CRON if has_cron(duty.look_seconds) else 1.0
+        while True:
+            await asyncio.sleep(duty.look_seconds * late)
+            await self.run_quietly(duty.name)
+
+    async def run_quietly(self, name: str) -> None:
+        """:meth:`run_due` for a caller that can do nothing about an error."""
+        await self._quietly(name, self.run_due(name))
+
+    async def _quietly(self, name: str, work: Awaitable[Any]) -> bool:
+        """Do it; a server that is away is no news here (the dispatcher says it), anything else is logged in full."""
+        try:
+            await work
+        except (StorageUnavailable, BrokerUnavailable) as error:
+            log.debug("%s waits", name, extra={"reason": str(error)})
+            return False
+        except Exception:
+            # A bug in one sweep must not stop the others.
+            log.exception("%s failed", name)
+            return False
+        return True
+
+    # Rebuilds: at start, when Redis lost its memory, when it came back, when an account is new to it.
+
+    def memory_lost(self) -> None:
+        """Redis has no epoch, or is another server than the one that was filled: fill it at once."""
+        self._memory_lost = True
+        self._wanted.set()
+
+    def redis_returned(self) -> None:
+        """Announces may have been lost while it was away: walk through everything."""
+        self._wanted.set()
+
+    def unknown_instance(self, instance: str) -> None:
+        """Redis has no epoch for this account."""
+        self._unknown.add(instance)
+        self._wanted.set()
+
+    async def rebuild_at_start(self) -> bool:
+        """Fill Redis unless one worker did so within the last minute and it still knows."""
+        return await self._do("rebuild", self._sweeps.rebuild, every_seconds=REBUILD_EVERY_SECONDS)
+
+    async def _rebuilder(self) -> None:
+        await self._quietly("rebuild", self.rebuild_at_start())
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            if not await self._quietly("rebuild", self._rebuild_wanted()):
+                await asyncio.sleep(AGAIN_SECONDS)
+                self._wanted.set()
+
+    async def _rebuild_wanted(self) -> None:
+        unknown, self._unknown = self._unknown, set()
+        try:
+            if self._memory_lost:
+                await self._refill()
+            elif unknown:
+                await self._learn(unknown)
+            else:
+                await self._do("rebuild", self._sweeps.rebuild, every_seconds=RETURN_EVERY_SECONDS)
+        except BaseException:
+            self._unknown |= unknown
+            raise
+
+    async def _refill(self) -> None:
+        """Whoever noticed the loss first does it; for the others the mark of a rebuild is memory enough."""
+        self._memory_lost = False
+        if not await self._sweeps.memory_is_whole():
+            await self._do("rebuild", self._sweeps.rebuild, every_seconds=0.0, now=True)
+
+    async def _learn(self, instances: set[str]) -> None:
+        if await self._sweeps.is_rebuilding():
+            return  # it will learn them all
+        for instance in instances:
+            await self._sweeps.rebuild_instance(instance)
+
+
+def has_cron(every_seconds: float) -> bool:
+    """Whether arq's cron, which knows whole seconds only, drives a sweep of this period."""
+    return every_seconds >= 1.0

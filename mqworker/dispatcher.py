@@ -1,0 +1,149 @@
+"""Feeds the processor: lease due chats from Redis, claim their heads in PostgreSQL, many of each in one call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from mqworker.broker import Broker, BrokerUnavailable, Finish, Lease, Leased, Wake
+from mqworker.errors import StatementFailed, StorageUnavailable
+from mqworker.flights import Flight, Flights
+from mqworker.lifecycle import Settlement
+from mqworker.processor import Processor
+from mqworker.settler import Settler
+from mqworker.store import Claim, Store
+
+log = logging.getLogger(__name__)
+
+LEASE_BATCH = 500
+LONGEST_SLEEP_SECONDS = 1.0
+AWAY_PAUSE_SECONDS = 0.2
+UNCLAIMED_WAIT_SECONDS = 0.5
+# Until the claim is known: what is leased in a reply that is lost must not stand still for a whole lease.
+FIRST_LOCK_SECONDS = 3.0
+
+
+class Dispatcher:
+    """One loop: take accounts, lease chats, claim messages, start sends."""
+
+    def __init__(
+        self,
+        *,
+        flights: Flights,
+        store: Store,
+        broker: Broker,
+        wake: Wake,
+        processor: Processor,
+        settler: Settler,
+        lock_seconds: float,
+        on_memory_lost: Callable[[], None],
+        on_unknown_instance: Callable[[str], None],
+        on_return: Callable[[], None],
+    ) -> None:
+        self._flights = flights
+        self._store = store
+        self._broker = broker
+        self._wake = wake
+        self._processor = processor
+        self._settler = settler
+        self._lock_seconds = lock_seconds
+        self._on_memory_lost = on_memory_lost
+        self._on_unknown_instance = on_unknown_instance
+        self._on_return = on_return
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Lease nothing more; what is in flight goes on."""
+        self._stopping = True
+        self._wake.ring()
+
+    async def run(self) -> None:
+        """Run until stopped."""
+        while not self._stopping:
+            await self._flights.wait_for_room()
+            try:
+                wait = await self.run_once()
+            except BrokerUnavailable as error:
+                await self._wait_for_redis(error)
+            except (StorageUnavailable, StatementFailed) as error:
+                log.warning("cannot claim yet", extra={"reason": str(error)})
+                await self._wake.wait(AWAY_PAUSE_SECONDS)
+            else:
+                if wait > 0:
+                    await self._wake.wait(min(wait, LONGEST_SLEEP_SECONDS))
+
+    async def run_once(self) -> float:
+        """One round; return for how many seconds nothing is due (0: look again at once)."""
+        taken = await self._broker.take()
+        if not taken.remembers:
+            self._on_memory_lost()
+        if not taken.instances:
+            return LONGEST_SLEEP_SECONDS if taken.wait_seconds is None else taken.wait_seconds
+        leased = await self._lease(taken.instances)
+        await self._broker.park(taken.guard, {one.instance: one.wait_seconds for one in leased})
+        leases = [lease for one in leased for lease in one.leases]
+        if leases:
+            await self._claim(leases)
+            return 0.0
+        return min((one.wait_seconds for one in leased if one.wait_seconds is not None), default=0.0)
+
+    async def _lease(self, instances: list[str]) -> list[Leased]:
+        room = min(self._flights.room, LEASE_BATCH)
+        leased = await self._broker.lease(instances, max_chats=room, lock_seconds=FIRST_LOCK_SECONDS)
+        for one in leased:
+            if not one.known:
+                self._on_unknown_instance(one.instance)
+        return leased
+
+    async def _claim(self, leases: list[Lease]) -> None:
+        chats = [lease.chat for lease in leases]
+        try:
+            answers = await self._store.claims.claim(chats, self._processor.executor_names)
+        except (StorageUnavailable, StatementFailed):
+            await self._broker.finish([Finish(lease.chat, lease.token, UNCLAIMED_WAIT_SECONDS) for lease in leases])
+            raise
+        claimed: list[Lease] = []
+        empty: list[Lease] = []
+        waiting: list[Finish] = []
+        for lease, answer in zip(leases, answers, strict=True):
+            if isinstance(answer, Claim):
+                claimed.append(lease)
+                self._start(Flight(answer, lease))
+            elif answer.reason == "empty":
+                empty.append(lease)
+            else:
+                waiting.append(Finish(lease.chat, lease.token, answer.wait_seconds))
+        # What was claimed is on its way already: a loss here costs the short first lock's time only.
+        await self._broker.answer(claimed=claimed, empty=empty, waiting=waiting, lock_seconds=self._lock_seconds)
+
+    def _start(self, flight: Flight) -> None:
+        self._flights.add(flight)
+        if self._stopping:
+            self._settler.put(flight, Settlement.released())
+            return
+        flight.task = asyncio.create_task(self._fly(flight), name=f"send {flight.claim.message.id}")
+
+    async def _fly(self, flight: Flight) -> None:
+        log.debug("processing", extra=flight.facts)
+        try:
+            settlement = await self._processor.attempt(flight.claim)
+        except asyncio.CancelledError:
+            # The lease is lost, or the worker ends with the send undone: not ours to settle.
+            self._flights.remove(flight)
+            raise
+        self._settler.put(flight, settlement)
+
+    async def _wait_for_redis(self, error: BrokerUnavailable) -> None:
+        """Say it once, wait, and on return tell Redis what it missed. Sends in flight go on meanwhile."""
+        log.warning("Redis is away: no new messages are leased until it returns", extra={"reason": str(error)})
+        while not self._stopping:
+            await self._wake.wait(AWAY_PAUSE_SECONDS)
+            try:
+                await self._broker.ping()
+                await self._settler.pay_owed()
+            except BrokerUnavailable:
+                continue
+            log.info("Redis is back")
+            self._on_return()
+            return

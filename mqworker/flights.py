@@ -1,0 +1,137 @@
+"""What this worker holds at the moment: a bounded set of claims, whose leases are renewed while they are sent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass, field
+from time import monotonic
+
+from mqworker.broker import Broker, BrokerUnavailable, Lease
+from mqworker.errors import StorageUnavailable
+from mqworker.store import Claim, Store
+
+log = logging.getLogger(__name__)
+
+RENEW_BATCH = 500
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """One claimed message on its way."""
+
+    claim: Claim
+    lease: Lease
+    started: float = field(default_factory=monotonic)
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What a log line says of it: ids and chat, never content."""
+        message = self.claim.message
+        return {
+            "message_id": str(message.id),
+            "instance": message.instance,
+            "chat_id": message.chat_id,
+            "attempt": message.attempt,
+        }
+
+
+class Flights:
+    """At most ``capacity`` chats in flight. A chat that waits for its gap is not in flight."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._flights: dict[Flight, None] = {}
+        self._landed = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def __contains__(self, flight: Flight) -> bool:
+        return flight in self._flights
+
+    @property
+    def room(self) -> int:
+        """How many more there is room for."""
+        return self._capacity - len(self._flights)
+
+    def all(self) -> list[Flight]:
+        return list(self._flights)
+
+    def add(self, flight: Flight) -> None:
+        self._flights[flight] = None
+
+    def remove(self, flight: Flight) -> None:
+        """Take a flight out; a repeat changes nothing."""
+        self._flights.pop(flight, None)
+        self._landed.set()
+
+    async def wait_for_room(self) -> None:
+        """Return when there is room for another."""
+        while self.room <= 0:
+            self._landed.clear()
+            await self._landed.wait()
+
+    async def wait_a_while(self, timeout_seconds: float) -> None:
+        """Return when something landed, or after ``timeout_seconds``."""
+        self._landed.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                await self._landed.wait()
+
+
+class LeaseKeeper:
+    """Renews the leases of what is in flight, and finds the sends that do not end."""
+
+    def __init__(
+        self, flights: Flights, store: Store, broker: Broker, *, renew_seconds: float, lock_seconds: float
+    ) -> None:
+        self._flights = flights
+        self._store = store
+        self._broker = broker
+        self._renew_seconds = renew_seconds
+        self._lock_seconds = lock_seconds
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        while True:
+            await asyncio.sleep(self._renew_seconds)
+            await self.run_once()
+
+    async def run_once(self) -> None:
+        """Renew all leases once; try again, soon, while PostgreSQL is away: an untaken claim may still be renewed."""
+        flights = self._flights.all()
+        for start in range(0, len(flights), RENEW_BATCH):
+            part = flights[start : start + RENEW_BATCH]
+            try:
+                await self._renew(part)
+            except StorageUnavailable as error:
+                log.warning("cannot renew leases", extra={"reason": str(error), "chats": len(part)})
+                await asyncio.sleep(min(1.0, self._renew_seconds / 4))
+
+    async def _renew(self, flights: list[Flight]) -> None:
+        kept = await self._store.claims.renew([flight.claim for flight in flights])
+        for flight in flights:
+            if flight.claim.claim_id not in kept:
+                self._give_up(flight)
+        try:
+            await self._broker.renew([f.lease for f in flights], lock_seconds=self._lock_seconds)
+        except BrokerUnavailable:
+            log.debug("Redis was not told of renewed leases")  # its locks are hints; the rows' leases hold
+
+    def _give_up(self, flight: Flight) -> None:
+        # Settled a moment ago, or taken over by another worker: then going on could only send it twice.
+        if flight in self._flights and flight.task is not None and not flight.task.done():
+            log.warning("lease lost, the send is cancelled", extra=flight.facts)
+            flight.task.cancel()
+
+    def stuck(self, *, longer_than_seconds: float) -> list[Flight]:
+        """The flights whose executor has run longer than that: it ignores its cancellation."""
+        limit = monotonic() - longer_than_seconds
+        return [
+            flight
+            for flight in self._flights.all()
+            if flight.started < limit and flight.task is not None and not flight.task.done()
+        ]

@@ -1,0 +1,125 @@
+"""The Redis client that arq gets: it waits out outages, where stock arq ends its worker.
+
+arq is our clock and process runner, nothing more: while Redis is away its loop stands still in here, and the sends
+and their settles go on beside it. While the worker stops nothing waits any more: commands answer ``None``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from arq.connections import ArqRedis
+from redis.asyncio.client import Pipeline
+from redis.asyncio.connection import ConnectionPool
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError, WatchError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from mqworker.broker import connection_options
+from mqworker.lifecycle import describe_error
+
+log = logging.getLogger(__name__)
+
+AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OSError)
+PAUSE_SECONDS = 0.3
+
+T = TypeVar("T")
+
+
+class Patience:
+    """Repeats a command until Redis answers, or the worker stops."""
+
+    def __init__(self) -> None:
+        self.stopping = False
+
+    async def until_answered(self, command: Callable[[], Awaitable[T]], *, when_stopping: T) -> T:
+        """What ``command`` returns; ``when_stopping`` where it fails while the worker stops."""
+        while True:
+            try:
+                return await command()
+            except AWAY as error:
+                log.debug("arq waits for Redis", extra={"reason": type(error).__name__})
+            if self.stopping:
+                return when_stopping
+            await asyncio.sleep(PAUSE_SECONDS)
+
+
+class PatientPipeline(Pipeline):
+    """A pipeline that keeps its commands over a broken connection; arq's may all be repeated."""
+
+    patience: Patience
+
+    async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
+        watching = self.watching
+
+        async def command() -> Any:
+            try:
+                return await super(PatientPipeline, self).immediate_execute_command(*args, **options)
+            except WatchError as error:
+                # The connection that watched is gone. What arq guards by it is only a cron job starting twice.
+                self.watching = watching
+                raise RedisConnectionError("the watching connection broke") from error
+
+        return await self.patience.until_answered(command, when_stopping=None)
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        commands, explicit = list(self.command_stack), self.explicit_transaction
+
+        async def command() -> list[Any]:
+            self.command_stack, self.explicit_transaction = list(commands), explicit
+            return list(await super(PatientPipeline, self).execute(raise_on_error))
+
+        return await self.patience.until_answered(command, when_stopping=[None] * len(commands))
+
+
+class PatientRedis(ArqRedis):
+    """arq's client, patient, and with JSON in place of pickle: who can write to Redis must not run code in workers."""
+
+    def __init__(self, redis_url: str, *, queue_name: str) -> None:
+        pool = ConnectionPool.from_url(redis_url, **connection_options(redis_url))
+        super().__init__(
+            pool,
+            job_serializer=to_json,
+            job_deserializer=from_json,
+            default_queue_name=queue_name,
+        )
+        self.patience = Patience()
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        async def command() -> Any:
+            return await super(PatientRedis, self).execute_command(*args, **options)
+
+        if args[0] == "DEL":
+            # arq's last word, the health key of a worker that ends; it may come before anything told us to stop.
+            self.patience.stopping = True
+        return await self.patience.until_answered(command, when_stopping=None)
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> PatientPipeline:
+        pipeline = PatientPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+        pipeline.patience = self.patience
+        return pipeline
+
+
+def to_json(job: dict[str, Any]) -> bytes:
+    """A job or its result as JSON; an exception as its redacted text."""
+    return json.dumps(job, allow_nan=False, default=_plain).encode()
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, BaseException):
+        return describe_error(value)
+    raise TypeError(f"arq jobs take and return JSON values, not {type(value).__name__}")
+
+
+def from_json(data: bytes) -> dict[str, Any]:
+    """What :func:`to_json` wrote. Raises ValueError for anything else, a planted pickle for one."""
+    job = json.loads(data)
+    if not isinstance(job, dict) or not isinstance(job.get("f"), str):
+        raise ValueError("not a job of ours")
+    if not isinstance(job.get("a"), list) or not isinstance(job.get("k"), dict):
+        raise ValueError("not a job of ours")
+    return job

@@ -1,0 +1,187 @@
+"""What happens between ``enqueue()`` and its return: a shared insert, then a bounded wait for the announce."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Sequence
+from time import monotonic
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from mqworker.broker import Broker, BrokerUnavailable, Entry
+from mqworker.message import NewMessage
+from mqworker.store.enqueues import Answer, Enqueues
+
+log = logging.getLogger(__name__)
+
+INSERT_BATCH = 500
+ANNOUNCE_WAIT_SECONDS = 0.2
+BREAKER_SECONDS = 1.0
+OWED = 20_000
+"""Announces kept while Redis is away; what is beyond them the workers' reconcile finds."""
+
+
+class SharedInsert:
+    """One INSERT for all callers that came while the last one ran.
+
+    One flush at a time: that keeps the callers' order. No timer: a lone caller does not wait for company.
+    """
+
+    def __init__(self, enqueues: Enqueues) -> None:
+        self._enqueues = enqueues
+        self._waiting: list[tuple[NewMessage, asyncio.Future[Answer]]] = []
+        self._flush: asyncio.Task[None] | None = None
+
+    async def insert(self, message: NewMessage) -> Answer:
+        """Insert one message; return after its commit. Raises what the insert raises."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((message, answer))
+        if self._flush is None or self._flush.done():
+            # A task of its own: a caller that is cancelled must not take the others' insert with it.
+            self._flush = asyncio.create_task(self._run(), name="shared insert")
+        return await answer
+
+    async def _run(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting[:INSERT_BATCH], self._waiting[INSERT_BATCH:]
+            try:
+                answers = await self._enqueues.insert([message for message, _ in batch])
+            except BaseException as error:
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+                if not isinstance(error, Exception):
+                    raise
+            else:
+                for (_, future), answer in zip(batch, answers, strict=True):
+                    if not future.done():
+                        future.set_result(answer)
+
+    async def aclose(self) -> None:
+        """Wait for the flush under way."""
+        if self._flush is not None:
+            await asyncio.wait([self._flush])
+
+
+class Announcer:
+    """Tells Redis what is stored. It never fails its caller and holds it up for 200 ms at most.
+
+    While Redis is away nobody waits at all; what could not be told is kept and told later.
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._waiting: list[Entry] = []
+        self._told: asyncio.Future[None] | None = None
+        self._flush: asyncio.Task[None] | None = None
+        self._owed: deque[Entry] = deque(maxlen=OWED)
+        self._away_until = 0.0
+        self._away = False
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def announce(self, entries: Sequence[Entry]) -> None:
+        """Announce stored messages."""
+        if not entries:
+            return
+        if monotonic() < self._away_until:
+            self._owed.extend(entries)
+            return
+        self._waiting.extend(entries)
+        if self._told is None:
+            self._told = asyncio.get_running_loop().create_future()
+        told = self._told
+        if self._flush is None or self._flush.done():
+            self._flush = asyncio.create_task(self._run(), name="announce")
+        done, _ = await asyncio.wait([told], timeout=ANNOUNCE_WAIT_SECONDS)
+        if not done:
+            self._open_breaker("no answer")
+
+    async def _run(self) -> None:
+        while self._waiting:
+            entries, self._waiting = self._waiting, []
+            told, self._told = self._told, None
+            try:
+                await self._broker.announce(entries)
+                await self._tell_owed()
+            except BrokerUnavailable as error:
+                self._owed.extend(entries)
+                self._open_breaker(str(error))
+            finally:
+                if told is not None and not told.done():
+                    told.set_result(None)
+
+    async def _tell_owed(self) -> None:
+        if self._away:
+            log.info("Redis is back", extra={"announces_kept": len(self._owed)})
+            self._away = False
+        while self._owed:
+            entries = [self._owed.popleft() for _ in range(min(len(self._owed), INSERT_BATCH))]
+            try:
+                await self._broker.announce(entries)
+            except BrokerUnavailable:
+                self._owed.extendleft(reversed(entries))
+                raise
+
+    def _open_breaker(self, reason: str) -> None:
+        self._away_until = monotonic() + BREAKER_SECONDS
+        if not self._away:
+            log.warning("Redis is away: messages are stored and go out when it returns", extra={"reason": reason})
+        self._away = True
+
+    async def drop(self, entries: Sequence[Entry]) -> None:
+        """Tell Redis that these wait no more; what it does not hear, the claim rights."""
+        if entries and monotonic() >= self._away_until:
+            with contextlib.suppress(BrokerUnavailable, TimeoutError):
+                async with asyncio.timeout(ANNOUNCE_WAIT_SECONDS):
+                    await self._broker.drop(entries)
+
+    def announce_after_commit(self, session: AsyncSession, entries: Sequence[Entry]) -> None:
+        """Announce when the outermost transaction of ``session`` has committed; forget when it rolls back.
+
+        A commit that we cannot see (a session joined to an outer connection) is left to reconcile.
+        """
+        pending: dict[str, Any] = session.sync_session.info.setdefault(_PENDING, {"entries": []})
+        pending["entries"].extend(entries)
+        if "announcer" not in pending:
+            pending["announcer"] = self
+            event.listen(session.sync_session, "after_commit", _after_commit)
+            event.listen(session.sync_session, "after_rollback", _after_rollback)
+
+    def announce_soon(self, entries: Sequence[Entry]) -> None:
+        """Announce in a task of its own."""
+        task = asyncio.get_running_loop().create_task(self.announce(entries), name="announce after commit")
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def aclose(self) -> None:
+        """Wait for what is under way."""
+        tasks = [task for task in (self._flush, *self._background) if task is not None]
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+_PENDING = "mqworker.pending"
+
+
+def _after_commit(session: Session) -> None:
+    # Also called when a SAVEPOINT is released: then nothing is committed yet.
+    if not session.in_nested_transaction() and (entries := _take_pending(session)):
+        session.info[_PENDING]["announcer"].announce_soon(entries)
+
+
+def _after_rollback(session: Session) -> None:
+    # After a SAVEPOINT's rollback some of them may still come to exist: announcing one too many does no harm.
+    if not session.in_nested_transaction():
+        _take_pending(session)
+
+
+def _take_pending(session: Session) -> list[Entry]:
+    entries: list[Entry] = session.info[_PENDING]["entries"]
+    session.info[_PENDING]["entries"] = []
+    return entries

@@ -1,0 +1,172 @@
+"""One worker, put together from its rooms: started, watched, drained."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from uuid import uuid4
+
+from mqworker.broker import Broker, Keys, Wake
+from mqworker.clockwork import Clockwork
+from mqworker.dispatcher import Dispatcher
+from mqworker.errors import StorageUnavailable
+from mqworker.executors import Executor
+from mqworker.flights import Flights, LeaseKeeper
+from mqworker.lifecycle import Policy
+from mqworker.migrate import check_schema
+from mqworker.pacing import PacingPolicy
+from mqworker.processor import Processor
+from mqworker.retry import RetryPolicy
+from mqworker.settings import CANCEL_GRACE_SECONDS, Settings
+from mqworker.settler import Settler
+from mqworker.store import Store, translated_errors
+from mqworker.sweeps import Sweeps
+
+log = logging.getLogger(__name__)
+
+LOCK_MARGIN = 1.2
+"""Redis' lock outlives the row's lease a little: it must not invite others to a claim that still stands."""
+RESTART_PAUSE_SECONDS = 1.0
+LOOK_PAUSE_SECONDS = 0.5
+
+
+def worker_name() -> str:
+    """A name that tells people where a worker runs, and differs from every other worker's."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:6]}"
+
+
+class Runtime:
+    """Everything of one worker but arq."""
+
+    def __init__(self, settings: Settings, executors: Mapping[str, Executor]) -> None:
+        self.name = worker_name()
+        self.settings = settings.require_servers()
+        self.store = Store.open(settings, worker=self.name)
+        self.broker = Broker(settings.redis_url.get_secret_value(), Keys(settings.key_prefix), owner=self.name)
+        self.flights = Flights(settings.max_chats)
+        lock_seconds = settings.lease_seconds * LOCK_MARGIN
+        self.keeper = LeaseKeeper(
+            self.flights,
+            self.store,
+            self.broker,
+            renew_seconds=settings.renew_seconds,
+            lock_seconds=lock_seconds,
+        )
+        self._wake = Wake(self.broker.redis, self.broker.keys.wake)
+        self.settler = Settler(self.flights, self.store, self.broker, self._wake)
+        self.clockwork = Clockwork(self.store, Sweeps(self.store, self.broker, settings), settings)
+        self._executors = executors
+        self.dispatcher = Dispatcher(
+            flights=self.flights,
+            store=self.store,
+            broker=self.broker,
+            wake=self._wake,
+            processor=Processor(executors, _policy(settings), timeout_seconds=settings.executor_timeout_seconds),
+            settler=self.settler,
+            lock_seconds=lock_seconds,
+            on_memory_lost=self.clockwork.memory_lost,
+            on_unknown_instance=self.clockwork.unknown_instance,
+            on_return=self.clockwork.redis_returned,
+        )
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.must_be_replaced = asyncio.Event()
+
+    async def check(self) -> None:
+        """Wait for PostgreSQL, then see that its settings and its schema are what this code needs.
+
+        Raises :class:`ConfigError` or :class:`SchemaBehind`.
+        """
+        said = False
+        while True:
+            try:
+                with translated_errors():
+                    await self.store.database.check()
+                    await check_schema(self.store.database.engine)
+                return
+            except StorageUnavailable as error:
+                if not said:
+                    log.warning("waiting for PostgreSQL", extra={"reason": str(error)})
+                said = True
+                await asyncio.sleep(LOOK_PAUSE_SECONDS)
+
+    def start(self) -> None:
+        """Start to work. Call :meth:`check` first."""
+        log.info(
+            "worker started",
+            extra={"worker": self.name, "executors": ", ".join(self._executors), "max_chats": self.settings.max_chats},
+        )
+        work: dict[str, Callable[[], Awaitable[None]]] = {
+            "settler": self.settler.run,
+            "keeper": self.keeper.run,
+            "listener": self._wake.listen,
+            "clockwork": self.clockwork.run,
+            "dispatcher": self.dispatcher.run,
+            "watch": self._watch,
+        }
+        for name, run in work.items():
+            self._tasks[name] = asyncio.create_task(_for_ever(name, run), name=name)
+
+    async def drain(self) -> None:
+        """Lease nothing more, let the sends in flight end and settle, at most ``drain_seconds``."""
+        log.info("draining", extra={"worker": self.name, "in_flight": len(self.flights)})
+        self.dispatcher.stop()
+        await self._end("clockwork", "listener")
+        try:
+            async with asyncio.timeout(self.settings.drain_seconds):
+                await self._tasks["dispatcher"]
+                await self._until_landed()
+        except TimeoutError:
+            log.warning("drain ended with sends in flight", extra={"in_flight": len(self.flights)})
+
+    async def _until_landed(self) -> None:
+        """Return when all has landed that will: a send that ignores its cancellation is not waited for."""
+        while set(self.flights.all()) - set(self._stuck()):
+            await self.flights.wait_a_while(LOOK_PAUSE_SECONDS)
+
+    async def aclose(self) -> None:
+        """Stop all tasks, close all connections."""
+        await self._end(*self._tasks)
+        for flight in self.flights.all():
+            if flight.task is not None:
+                flight.task.cancel()
+        await self.broker.aclose()
+        await self.store.aclose()
+        log.info("worker stopped", extra={"worker": self.name})
+
+    async def _end(self, *names: str) -> None:
+        tasks = [self._tasks[name] for name in names if name in self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        """Find sends that ignore their cancellation: only the end of this process ends them."""
+        while not self._stuck():
+            await asyncio.sleep(LOOK_PAUSE_SECONDS)
+        for flight in self._stuck():
+            log.error("an executor ignores its cancellation: this worker will be replaced", extra=flight.facts)
+        self.must_be_replaced.set()
+
+    def _stuck(self) -> list[object]:
+        limit = self.settings.executor_timeout_seconds + CANCEL_GRACE_SECONDS
+        return list(self.keeper.stuck(longer_than_seconds=limit))
+
+
+def _policy(settings: Settings) -> Policy:
+    return Policy(
+        RetryPolicy(settings.backoff_base_seconds, settings.backoff_cap_seconds),
+        PacingPolicy(settings.delay_min_seconds, settings.delay_max_seconds),
+    )
+
+
+async def _for_ever(name: str, run: Callable[[], Awaitable[None]]) -> None:
+    """Run a part of the worker; a bug in it is told in full and the part starts again, since no other does its work."""
+    while True:
+        try:
+            return await run()
+        except Exception:
+            log.exception("%s failed and starts again", name)
+            await asyncio.sleep(RESTART_PAUSE_SECONDS)

@@ -1,0 +1,123 @@
+"""Writes settlements in batches, then lets their chats go. Whatever gathers while one batch is written is the next."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+
+from mqworker.broker import Broker, BrokerUnavailable, Entry, Finish, Wake
+from mqworker.errors import StatementFailed, StorageUnavailable
+from mqworker.flights import Flight, Flights
+from mqworker.lifecycle import Settlement
+from mqworker.store import Settled, Store
+
+log = logging.getLogger(__name__)
+
+BATCH = 500
+OWED = 20_000
+"""Finishes kept while Redis is away; what is beyond them reconcile finds."""
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 1.0
+
+
+class Settler:
+    """Settles in the database first; only then does Redis hear of it."""
+
+    def __init__(self, flights: Flights, store: Store, broker: Broker, wake: Wake) -> None:
+        self._flights = flights
+        self._store = store
+        self._broker = broker
+        self._wake = wake
+        self._waiting: deque[tuple[Flight, Settlement]] = deque()
+        self._came = asyncio.Event()
+        self._owed: deque[Finish] = deque(maxlen=OWED)
+        self.late = 0
+
+    def put(self, flight: Flight, settlement: Settlement) -> None:
+        """Hand over what is to be written; the flight stays in flight until it is."""
+        self._waiting.append((flight, settlement))
+        self._came.set()
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        while True:
+            await self._came.wait()
+            self._came.clear()
+            while self._waiting:
+                batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH))]
+                await self._write(batch)
+
+    async def _write(self, batch: list[tuple[Flight, Settlement]]) -> None:
+        try:
+            finishes = []
+            for (flight, settlement), settled in zip(batch, await self._settle(batch), strict=True):
+                self._report(flight, settlement, settled)
+                finishes.append(_finish(flight, settlement, settled))
+            await self._tell(finishes)
+        finally:
+            # Also where a bug raised: what stays in flight has its lease renewed for ever.
+            for flight, _ in batch:
+                self._flights.remove(flight)
+
+    async def _settle(self, batch: list[tuple[Flight, Settlement]]) -> list[Settled]:
+        """Write a batch, for as long as it takes PostgreSQL to come back."""
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return await self._store.claims.settle([(flight.claim, s) for flight, s in batch])
+            except StorageUnavailable as error:
+                log.warning("cannot settle yet", extra={"reason": str(error), "messages": len(batch)})
+            except StatementFailed as error:
+                if len(batch) == 1:
+                    return [self._unwritable(batch[0][0], error)]
+                return [settled for one in batch for settled in await self._settle([one])]
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _unwritable(self, flight: Flight, error: StatementFailed) -> Settled:
+        # Its claim ends with its lease and counts as an attempt, so it cannot go round for ever.
+        log.error("a settlement was refused by PostgreSQL", extra={**flight.facts, "reason": str(error)})
+        return Settled(None)
+
+    def _report(self, flight: Flight, settlement: Settlement, settled: Settled) -> None:
+        match settled.status:
+            case None:
+                self.late += 1
+                log.info("late settle, nothing changed: the claim was taken back", extra=flight.facts)
+            case "COMPLETED":
+                log.info("processed", extra=flight.facts)
+            case "PENDING":
+                facts = {**flight.facts, "retry_in_seconds": round(settled.wait_seconds, 3), "error": settlement.error}
+                log.warning("retry" if settlement.counts_attempt else "put off", extra=facts)
+            case _:
+                log.error(settled.status.lower(), extra={**flight.facts, "error": settlement.error})
+
+    async def _tell(self, finishes: list[Finish]) -> None:
+        try:
+            due_seconds = await self._broker.finish(finishes)
+        except BrokerUnavailable:
+            self._owed.extend(finishes)
+        else:
+            if due_seconds is not None:
+                self._wake.ring_in(due_seconds)
+
+    async def pay_owed(self) -> None:
+        """Tell Redis, after it came back, what it missed. Raises :class:`BrokerUnavailable`."""
+        while self._owed:
+            part = list(self._owed)[:BATCH]
+            await self._broker.finish(part)
+            for _ in part:
+                self._owed.popleft()
+
+
+def _finish(flight: Flight, settlement: Settlement, settled: Settled) -> Finish:
+    claim = flight.claim
+    entry = Entry(claim.chat, claim.seq, claim.message.id, claim.message.priority)
+    gap = settlement.gap_seconds or 0.0
+    match settled.status:
+        case None:
+            return Finish(claim.chat, flight.lease.token, 0.1)
+        case "PENDING":
+            return Finish(claim.chat, flight.lease.token, settled.wait_seconds, gap, kept=entry)
+        case _:
+            return Finish(claim.chat, flight.lease.token, gap, gap, done=entry)

@@ -1,0 +1,192 @@
+"""The sweeps that close every gap between the steps: rebuild, reconcile, reclaim, clean. One bounded pass each.
+
+They are called by :mod:`mqworker.clockwork`, which sees to it that one worker at a time does each.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from time import monotonic
+
+from mqworker.broker import Broker, BrokerUnavailable, Entry, Finish
+from mqworker.settings import Settings
+from mqworker.store import Page, Place, Reclaimed, Store, Waiting
+
+log = logging.getLogger(__name__)
+
+PAGE = 1000
+RECLAIM_BATCH = 500
+HOLD_SECONDS = 30.0
+"""How long a sweep may go without a sign of life before another worker takes it over."""
+WALK_SHARE = 0.05
+"""The part of a reconcile's period that it may spend on walking through old messages."""
+REBUILD_TRIES = 5
+
+
+class Sweeps:
+    """The passes. Each may run twice, at once or one after the other, without harm."""
+
+    def __init__(self, store: Store, broker: Broker, settings: Settings) -> None:
+        self._store = store
+        self._broker = broker
+        self._settings = settings
+
+    async def rebuild(self) -> int | None:
+        """Fill Redis with all that waits; return how many, ``None`` where Redis kept losing its memory meanwhile.
+
+        It only adds: to clear first would lose what producers announce in the middle of it.
+        """
+        for _ in range(REBUILD_TRIES):
+            count = await self._fill()
+            if count is not None:
+                log.info("rebuilt: Redis knows all waiting messages", extra={"messages": count})
+                return count
+        log.warning("cannot rebuild: Redis keeps losing its memory")
+        return None
+
+    async def _fill(self) -> int | None:
+        await self._broker.begin_rebuild(hold_seconds=HOLD_SECONDS)
+        instances: set[str] = set()
+        count = 0
+        async for page in self._walk(None):
+            await self._broker.announce(_entries(page.messages))
+            instances.update(message.chat.instance for message in page.messages)
+            count += len(page.messages)
+            if not await self._broker.keep_rebuild(hold_seconds=HOLD_SECONDS):
+                return None
+        return count if await self._broker.end_rebuild(instances) else None
+
+    async def memory_is_whole(self) -> bool:
+        """Whether Redis has its memory, or somebody is filling it."""
+        return await self._broker.remembers()
+
+    async def is_rebuilding(self) -> bool:
+        """Whether somebody is filling Redis."""
+        return await self._broker.is_rebuilding()
+
+    async def rebuild_instance(self, instance: str) -> int:
+        """Fill Redis with all that waits for one account; return how many."""
+        after: tuple[str, int] | None = None
+        count = 0
+        while messages := await self._store.pages.of_instance(instance, after, limit=PAGE):
+            await self._broker.announce(_entries(messages))
+            count += len(messages)
+            after = (messages[-1].chat.chat_id, messages[-1].seq)
+        await self._broker.mark_known([instance])
+        return count
+
+    async def reconcile(self) -> int:
+        """Announce what Redis does not know: all recent messages, and the next stretch of the old ones.
+
+        Recent means since two periods ago, or since the oldest transaction now open began: a row carries the time
+        of its insert, but appears at its commit. Returns how many were found.
+        """
+        start = await self._store.pages.window_start(window_seconds=2 * self._settings.reconcile_every_seconds)
+        found = 0
+        async for page in self._walk(start):
+            found += await self._broker.announce(_entries(page.messages), wake=False)
+        found += await self._walk_on()
+        await self._broker.sweep_instances()
+        if found:
+            log.info("reconciled: announces that had been lost", extra={"messages": found})
+        return found
+
+    async def _walk_on(self) -> int:
+        """Go on with the walk through all waiting messages, where whoever did it last left off."""
+        place = _place(await self._store.duties.progress("reconcile"))
+        deadline = monotonic() + WALK_SHARE * self._settings.reconcile_every_seconds
+        found = 0
+        async for page in self._walk(place):
+            found += await self._broker.announce(_entries(page.messages), wake=False)
+            place = page.end
+            if monotonic() > deadline:
+                break
+        await self._store.duties.note_progress("reconcile", _progress(place))
+        return found
+
+    async def _walk(self, start: Place | None) -> AsyncIterator[Page]:
+        place = start
+        while True:
+            page = await self._store.pages.oldest_first(place, limit=PAGE)
+            yield page
+            if page.end is None:
+                return
+            place = page.end
+
+    async def reclaim(self) -> int:
+        """Take back every expired claim; return how many."""
+        count = 0
+        while True:
+            batch = await self._store.claims.reclaim(
+                gap_min_seconds=self._settings.delay_min_seconds,
+                gap_max_seconds=self._settings.delay_max_seconds,
+                limit=RECLAIM_BATCH,
+            )
+            if batch:
+                count += len(batch)
+                log.warning("%d stuck messages reset", len(batch), extra=_facts(batch))
+                await self._let_go(batch)
+            if len(batch) < RECLAIM_BATCH:
+                return count
+
+    async def _let_go(self, batch: Sequence[Reclaimed]) -> None:
+        """Break the locks of what was taken back and announce its chats at once."""
+        finishes = []
+        for message in batch:
+            entry = Entry(message.chat, message.seq, message.id, message.priority)
+            waits = message.status == "PENDING"
+            gap = message.wait_seconds
+            finishes.append(
+                Finish(message.chat, "", gap, gap, kept=entry if waits else None, done=None if waits else entry)
+            )
+        try:
+            await self._broker.finish(finishes)
+        except BrokerUnavailable:
+            log.info("Redis was not told of what was reset; it will learn it on its return")
+
+    async def clean(self) -> int:
+        """Delete finished rows older than their retention, and the rows of idle chats; return how many messages."""
+        removed = await self._clean(None, self._settings.retention_days)
+        while await self._store.admin.clean_chats():
+            pass
+        return removed
+
+    async def clean_instance(self, instance: str, *, retention_days: float) -> int:
+        """The same for one account, now."""
+        return await self._clean(instance, retention_days)
+
+    async def clean_instances(self) -> int:
+        """The same for the accounts whose own cleanup is due."""
+        removed = 0
+        for plan in await self._store.admin.due_cleans():
+            removed += await self._clean(plan.instance, plan.retention_days or self._settings.retention_days)
+        return removed
+
+    async def _clean(self, instance: str | None, retention_days: float) -> int:
+        removed = 0
+        while batch := await self._store.admin.clean(instance, retention_days=retention_days):
+            removed += batch
+        if removed:
+            log.info("%d old messages removed", removed, extra={"instance": instance or "(all others)"})
+        return removed
+
+
+def _facts(batch: Sequence[Reclaimed]) -> dict[str, object]:
+    shown = [f"{m.chat.instance}/{m.chat.chat_id}: {m.id} {m.status}" for m in batch[:5]]
+    return {"messages": "; ".join(shown) + ("; ..." if len(batch) > len(shown) else "")}
+
+
+def _entries(messages: Sequence[Waiting]) -> list[Entry]:
+    return [Entry(m.chat, m.seq, m.id, m.priority, m.due_seconds) for m in messages]
+
+
+def _place(progress: dict[str, object] | None) -> Place | None:
+    if not progress:
+        return None
+    return Place(datetime.fromisoformat(str(progress["created_at"])), int(str(progress["seq"])))
+
+
+def _progress(place: Place | None) -> dict[str, object] | None:
+    return None if place is None else {"created_at": place.created_at.isoformat(), "seq": place.seq}

@@ -1,0 +1,184 @@
+"""The arq worker: `arq mqworker.worker.WorkerSettings`, `mqworker worker`, or a class of your own from
+:func:`worker_settings`.
+
+arq runs the process and its cron; our dispatcher and its sends are tasks beside it, started in ``on_startup`` and
+never arq jobs: arq's end must not cancel a send, and nothing that matters may live in a job alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from arq.cron import CronJob, cron
+
+from mqworker.broker import Keys
+from mqworker.clockwork import has_cron
+from mqworker.errors import ConfigError, SchemaBehind
+from mqworker.executors import Executor, ExecutorRegistry, load_registry
+from mqworker.logs import configure_logging, is_configured
+from mqworker.patient_redis import PatientRedis, from_json, to_json
+from mqworker.runtime import Runtime
+from mqworker.settings import Settings, load_settings
+
+log = logging.getLogger(__name__)
+
+Hook = Callable[[dict[Any, Any]], Awaitable[None]]
+
+
+def worker_settings(
+    registry: ExecutorRegistry | Mapping[str, Executor],
+    settings: Settings | None = None,
+    *,
+    functions: Sequence[Any] = (),
+    cron_jobs: Sequence[CronJob] = (),
+    on_startup: Hook | None = None,
+    on_shutdown: Hook | None = None,
+    **arq_options: Any,
+) -> type:
+    """A class for `arq` that runs the executors of ``registry``, your own arq functions and cron jobs beside them.
+
+    ``arq_options`` are further attributes of arq's WorkerSettings (``max_jobs``, ``job_timeout``, ...). Your functions
+    take and return JSON values; enqueue them through ``ctx["redis"]``. Raises :class:`ConfigError`.
+    """
+    settings = (settings or load_settings()).require_servers()
+    executors = registry.executors if isinstance(registry, ExecutorRegistry) else dict(registry)
+    if not executors:
+        raise ConfigError("a worker needs at least one executor")
+    shell = _Shell(settings, executors, on_startup, on_shutdown)
+    queue_name = Keys(settings.key_prefix).arq_queue
+    attributes = {
+        "redis_pool": PatientRedis(settings.redis_url.get_secret_value(), queue_name=queue_name),
+        "queue_name": queue_name,
+        "functions": list(functions),
+        "cron_jobs": [*_cron_jobs(settings), *cron_jobs],
+        "on_startup": shell.startup,
+        "on_shutdown": shell.shutdown,
+        "job_serializer": to_json,
+        "job_deserializer": from_json,
+        "log_results": False,
+        **arq_options,
+    }
+    # arq reads the attributes of this very class and no inherited ones.
+    return type("WorkerSettings", (), attributes)
+
+
+def _cron_jobs(settings: Settings) -> list[CronJob]:
+    periods = {
+        "reclaim": settings.reclaim_every_seconds,
+        "reconcile": settings.reconcile_every_seconds,
+        "clean": 60.0,
+        "clean-instances": 60.0,
+    }
+    return [
+        cron(_sweep(name), name=f"mqworker:{name}", second=_marks(period), max_tries=1)
+        for name, period in periods.items()
+        if has_cron(period)
+    ]
+
+
+def _marks(every_seconds: float) -> set[int]:
+    """The seconds of a minute at which a period of whole seconds comes round; longer ones are looked at each minute."""
+    return set(range(0, 60, min(int(every_seconds), 60)))
+
+
+def _sweep(name: str) -> Hook:
+    async def sweep(ctx: dict[Any, Any]) -> None:
+        await ctx["mqworker"].clockwork.run_quietly(name)
+
+    return sweep
+
+
+class _Shell:
+    """What stands between arq's process and our runtime: start, signals, stop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        executors: Mapping[str, Executor],
+        on_startup: Hook | None,
+        on_shutdown: Hook | None,
+    ) -> None:
+        self._settings = settings
+        self._executors = executors
+        self._on_startup = on_startup
+        self._on_shutdown = on_shutdown
+        self._runtime: Runtime | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._replacing: asyncio.Task[None] | None = None
+
+    async def startup(self, ctx: dict[Any, Any]) -> None:
+        if not is_configured():
+            configure_logging()
+        runtime = Runtime(self._settings, self._executors)
+        try:
+            await runtime.check()
+        except (ConfigError, SchemaBehind) as error:
+            log.error(str(error))
+            await runtime.aclose()
+            raise SystemExit(1) from None
+        self._runtime = ctx["mqworker"] = runtime
+        if self._on_startup is not None:
+            await self._on_startup(ctx)
+        runtime.start()
+        self._take_signals(ctx)
+
+    def _take_signals(self, ctx: dict[Any, Any]) -> None:
+        """arq's own handlers cancel at once, or wait for its jobs only; ours drain first."""
+        loop = asyncio.get_running_loop()
+        arq_main = asyncio.current_task()
+
+        def stop() -> None:
+            if self._stopping is None:
+                self._stopping = loop.create_task(self._stop(ctx, arq_main), name="stop")
+            elif arq_main is not None:
+                log.warning("told to stop again: not waiting for the sends in flight")
+                self._stopping.cancel()
+                ctx["redis"].patience.stopping = True
+                arq_main.cancel()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        self._replacing = loop.create_task(self._stop_if_stuck(stop), name="replace")
+
+    async def _stop(self, ctx: dict[Any, Any], arq_main: asyncio.Task[Any] | None) -> None:
+        assert self._runtime is not None
+        await self._runtime.drain()
+        ctx["redis"].patience.stopping = True
+        if arq_main is not None:
+            arq_main.cancel()
+
+    async def _stop_if_stuck(self, stop: Callable[[], None]) -> None:
+        assert self._runtime is not None
+        await self._runtime.must_be_replaced.wait()
+        stop()
+
+    async def shutdown(self, ctx: dict[Any, Any]) -> None:
+        if self._on_shutdown is not None:
+            await self._on_shutdown(ctx)
+        if self._runtime is None:
+            return
+        if self._replacing is not None:
+            self._replacing.cancel()
+        await self._runtime.aclose()
+        if self._runtime.must_be_replaced.is_set():
+            # Nothing but the end of the process ends a task that ignores its cancellation. The same command, the
+            # same pid: a supervisor sees nothing of it.
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+
+
+def __getattr__(name: str) -> Any:
+    # Here and not at import: importing this module must read no environment.
+    if name == "WorkerSettings":
+        settings = load_settings()
+        if not settings.app:
+            raise ConfigError(
+                "MQWORKER_APP must be set: module:attribute of your ExecutorRegistry, such as bot:registry"
+            )
+        return worker_settings(load_registry(settings.app), settings)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
