@@ -85,7 +85,7 @@ class StorageReadOnly(StorageUnavailable):
 class StatementFailed(MqWorkerError):
     """PostgreSQL refused a statement: a bug, or a schema changed by hand.
 
-    ``sqlstate`` is PostgreSQL's code. The text names a constraint or the server's own primary message, no row's content.
+    ``sqlstate`` is PostgreSQL's code. The text names a constraint, or is the server's own without a row's content.
     """
 
     def __init__(self, sqlstate: str, reason: str) -> None:

@@ -58,7 +58,7 @@ class PatientPipeline(Pipeline):
 
         async def command() -> Any:
             try:
-                return await super(PatientPipeline, self).immediate_execute_command(*args, **options)
+                return await super(PatientPipeline, self).immediate_execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py
             except WatchError as error:
                 # The connection that watched is gone. What arq guards by it is only a cron job starting twice.
                 self.watching = watching
@@ -81,6 +81,7 @@ class PatientRedis(ArqRedis):
 
     def __init__(self, redis_url: str, *, queue_name: str) -> None:
         pool = ConnectionPool.from_url(redis_url, **connection_options(redis_url))
+        self._our_pool = pool
         super().__init__(
             pool,
             job_serializer=to_json,
@@ -91,7 +92,7 @@ class PatientRedis(ArqRedis):
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         async def command() -> Any:
-            return await super(PatientRedis, self).execute_command(*args, **options)
+            return await super(PatientRedis, self).execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py
 
         if args[0] == "DEL":
             # arq's last word, the health key of a worker that ends; it may come before anything told us to stop.
@@ -99,7 +100,7 @@ class PatientRedis(ArqRedis):
         return await self.patience.until_answered(command, when_stopping=None)
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> PatientPipeline:
-        pipeline = PatientPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+        pipeline = PatientPipeline(self._our_pool, self.response_callbacks, transaction, shard_hint)
         pipeline.patience = self.patience
         return pipeline
 
@@ -118,8 +119,7 @@ def _plain(value: object) -> str:
 def from_json(data: bytes) -> dict[str, Any]:
     """What :func:`to_json` wrote. Raises ValueError for anything else, a planted pickle for one."""
     job = json.loads(data)
-    if not isinstance(job, dict) or not isinstance(job.get("f"), str):
-        raise ValueError("not a job of ours")
-    if not isinstance(job.get("a"), list) or not isinstance(job.get("k"), dict):
-        raise ValueError("not a job of ours")
-    return job
+    shape = {"f": str, "a": list, "k": dict}
+    if isinstance(job, dict) and all(isinstance(job.get(key), kind) for key, kind in shape.items()):
+        return job
+    raise ValueError("not a job of ours")

@@ -14,7 +14,7 @@ from mqworker.clockwork import Clockwork
 from mqworker.dispatcher import Dispatcher
 from mqworker.errors import StorageUnavailable
 from mqworker.executors import Executor
-from mqworker.flights import Flights, LeaseKeeper
+from mqworker.flights import Flight, Flights, LeaseKeeper
 from mqworker.lifecycle import Policy
 from mqworker.migrate import check_schema
 from mqworker.pacing import PacingPolicy
@@ -84,8 +84,7 @@ class Runtime:
             try:
                 with translated_errors():
                     await self.store.database.check()
-                    await check_schema(self.store.database.engine)
-                return
+                    return await check_schema(self.store.database.engine)
             except StorageUnavailable as error:
                 if not said:
                     log.warning("waiting for PostgreSQL", extra={"reason": str(error)})
@@ -144,15 +143,15 @@ class Runtime:
 
     async def _watch(self) -> None:
         """Find sends that ignore their cancellation: only the end of this process ends them."""
-        while not self._stuck():
+        while not (stuck := self._stuck()):  # noqa: ASYNC110 - time alone makes a send stuck, nothing could ring
             await asyncio.sleep(LOOK_PAUSE_SECONDS)
-        for flight in self._stuck():
+        for flight in stuck:
             log.error("an executor ignores its cancellation: this worker will be replaced", extra=flight.facts)
         self.must_be_replaced.set()
 
-    def _stuck(self) -> list[object]:
+    def _stuck(self) -> list[Flight]:
         limit = self.settings.executor_timeout_seconds + CANCEL_GRACE_SECONDS
-        return list(self.keeper.stuck(longer_than_seconds=limit))
+        return self.keeper.stuck(longer_than_seconds=limit)
 
 
 def _policy(settings: Settings) -> Policy:

@@ -87,7 +87,7 @@ def _marks(every_seconds: float) -> set[int]:
     return set(range(0, 60, min(int(every_seconds), 60)))
 
 
-def _sweep(name: str) -> Hook:
+def _sweep(name: str) -> Any:
     async def sweep(ctx: dict[Any, Any]) -> None:
         await ctx["mqworker"].clockwork.run_quietly(name)
 

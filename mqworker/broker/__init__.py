@@ -1,4 +1,4 @@
-"""The only room that speaks Redis: the fast view of what waits. It may be empty, stale or away; only latency suffers."""
+"""The only room that speaks Redis, the fast view of what waits. It may be empty or stale; only latency suffers."""
 
 from mqworker.broker.broker import Broker, Entry, Finish, Lease, Leased, Taken
 from mqworker.broker.connection import BrokerUnavailable, connection_options

@@ -93,7 +93,7 @@ class Broker:
 
     def __init__(self, redis_url: str, keys: Keys, *, owner: str) -> None:
         self._connections = ConnectionCount()
-        self.redis: Redis[str] = connect(redis_url, self._connections)
+        self.redis: Redis = connect(redis_url, self._connections)
         self.keys = keys
         self._owner = owner
         self._run_id = ""
@@ -130,7 +130,7 @@ class Broker:
         """Lease due chats, at most ``max_chats`` in all, shared between the accounts."""
         token = uuid4().hex
         share = max(max_chats // len(instances), 1)
-        arguments = [share, round(lock_seconds * 1000), self._owner, token]
+        arguments: list[str | int] = [share, round(lock_seconds * 1000), self._owner, token]
         with translated_errors():
             replies = await run(self.redis, [self._call("lease", name, arguments) for name in instances[:max_chats]])
         return [
@@ -252,7 +252,7 @@ class Broker:
     def _remembers(self, epoch: str | None) -> bool:
         return epoch is not None and (epoch == self._run_id or epoch.startswith(REBUILDING))
 
-    def _call(self, name: str, instance: str, arguments: Sequence[str | int | float]) -> Call:
+    def _call(self, name: str, instance: str, arguments: Sequence[str | int]) -> Call:
         keys = self.keys.of(instance)
         return Call(name, keys.all, [keys.chat, *arguments])
 

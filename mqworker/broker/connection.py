@@ -52,9 +52,9 @@ def connection_options(redis_url: str) -> dict[str, Any]:
     return options
 
 
-def connect(redis_url: str, count: ConnectionCount) -> Redis[str]:
+def connect(redis_url: str, count: ConnectionCount) -> Redis:
     """A client that connects when first used. The URL's password and parameters are percent-decoded."""
-    client: Redis[str] = Redis.from_url(
+    client: Redis = Redis.from_url(
         redis_url, decode_responses=True, redis_connect_func=count.connected, **connection_options(redis_url)
     )
     return client

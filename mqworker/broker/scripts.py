@@ -41,7 +41,7 @@ class Call:
 
     name: str
     keys: Sequence[str]
-    arguments: Sequence[str | int | float]
+    arguments: Sequence[str | int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Plain:
     words: tuple[str, ...]
 
 
-async def run(redis: Redis[str], calls: Sequence[Call | Plain]) -> list[Any]:
+async def run(redis: Redis, calls: Sequence[Call | Plain]) -> list[Any]:
     """Run commands in one round trip and in order; answer in their order. Raises the first error of any.
 
     Where the server forgot a script, what did not run is run again; every command of ours may be repeated.
@@ -71,17 +71,17 @@ async def run(redis: Redis[str], calls: Sequence[Call | Plain]) -> list[Any]:
     return replies
 
 
-async def _load_all(redis: Redis[str], calls: Sequence[Call | Plain]) -> None:
+async def _load_all(redis: Redis, calls: Sequence[Call | Plain]) -> None:
     for name in {call.name for call in calls if isinstance(call, Call)}:
         await redis.script_load(load(name).source)
 
 
-async def _pipeline(redis: Redis[str], calls: Sequence[Call | Plain]) -> list[Any]:
+async def _pipeline(redis: Redis, calls: Sequence[Call | Plain]) -> list[Any]:
     async with redis.pipeline(transaction=False) as pipeline:
         for call in calls:
             if isinstance(call, Plain):
                 pipeline.execute_command(*call.words)
             else:
-                pipeline.evalsha(load(call.name).sha, len(call.keys), *call.keys, *call.arguments)
+                pipeline.evalsha(load(call.name).sha, len(call.keys), *call.keys, *map(str, call.arguments))
         replies: list[Any] = await pipeline.execute(raise_on_error=False)
         return replies

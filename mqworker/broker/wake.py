@@ -15,11 +15,12 @@ LOOK_AGAIN_SECONDS = 1.0
 class Wake:
     """Listens to the wake channel in a task of its own, over Redis' outages."""
 
-    def __init__(self, redis: Redis[str], channel: str) -> None:
+    def __init__(self, redis: Redis, channel: str) -> None:
         self._redis = redis
         self._channel = channel
         self._heard = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = 0.0
 
     def ring(self) -> None:
         """Wake the waiter from inside this process."""
@@ -29,10 +30,11 @@ class Wake:
         """Wake the waiter then, unless something earlier does."""
         loop = asyncio.get_running_loop()
         when = loop.time() + seconds
-        if self._timer is not None and not self._timer.cancelled() and loop.time() <= self._timer.when() <= when:
+        if loop.time() < self._rings_at <= when:
             return
         if self._timer is not None:
             self._timer.cancel()
+        self._rings_at = when
         self._timer = loop.call_at(when, self.ring)
 
     async def wait(self, timeout_seconds: float) -> None:

@@ -363,7 +363,8 @@ SETTLE = text(
             error = locked.error,
             provider_id = COALESCE(locked.provider_id, i.provider_id),
             lease_expires_at = NULL,
-            available_at = CASE WHEN locked.backoff > 0 THEN clock_timestamp() + make_interval(secs => locked.backoff) END,
+            available_at = CASE WHEN locked.backoff > 0
+                                THEN clock_timestamp() + make_interval(secs => locked.backoff) END,
             processed_at = CASE WHEN locked.status <> 'PENDING' OR locked.cancel_requested_at IS NOT NULL
                                 THEN clock_timestamp() END,
             updated_at = clock_timestamp()

@@ -82,18 +82,17 @@ class Database:
 
     async def check(self) -> None:
         """Raise :class:`ConfigError` where the server's settings would break a promise."""
-        rows = await self.rows(_CHECK)
-        isolation, encoding, version, fsync, synchronous = rows[0]
-        if isolation != "read committed":
+        row = (await self.rows(_CHECK))[0]
+        if row.isolation != "read committed":
             raise ConfigError(
-                f"PostgreSQL's default_transaction_isolation is '{isolation}' for this role; the claim is written for "
-                "'read committed': ALTER ROLE ... SET default_transaction_isolation = 'read committed'"
+                f"PostgreSQL's default_transaction_isolation is '{row.isolation}' for this role; the claim is "
+                "written for 'read committed': ALTER ROLE ... SET default_transaction_isolation = 'read committed'"
             )
-        if encoding != "UTF8":
-            raise ConfigError(f"the database's encoding is {encoding}; it must be UTF8 to hold every chat's text")
-        if int(version) < 130_000:
-            raise ConfigError(f"PostgreSQL {int(version) // 10_000} is too old: 13 or later is needed")
-        if synchronous == "off" and fsync == "on":
+        if row.encoding != "UTF8":
+            raise ConfigError(f"the database's encoding is {row.encoding}; it must be UTF8 to hold every chat's text")
+        if int(row.version) < 130_000:
+            raise ConfigError(f"PostgreSQL {int(row.version) // 10_000} is too old: 13 or later is needed")
+        if row.synchronous == "off" and row.fsync == "on":
             raise ConfigError(
                 "synchronous_commit is off: a crash of PostgreSQL would lose accepted messages; set it to on"
             )
@@ -104,8 +103,9 @@ class Database:
 
 _CHECK = text(
     """
-    SELECT current_setting('transaction_isolation'), current_setting('server_encoding'),
-           current_setting('server_version_num'), current_setting('fsync'), current_setting('synchronous_commit')
+    SELECT current_setting('transaction_isolation') AS isolation, current_setting('server_encoding') AS encoding,
+           current_setting('server_version_num') AS version, current_setting('fsync') AS fsync,
+           current_setting('synchronous_commit') AS synchronous
     """
 )
 

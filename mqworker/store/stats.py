@@ -59,7 +59,7 @@ class Stats:
     async def counts(self, instance: str, client_id: int | None) -> QueueStats:
         """The five counts of an account, or of one client's messages in it."""
         rows = await self._database.rows(COUNTS, instance=instance, client_id=client_id)
-        return QueueStats(**{row.status.lower(): row.count for row in rows})
+        return QueueStats(**{row.status.lower(): row.number for row in rows})
 
     async def get(self, message_id: UUID) -> StoredMessage:
         """One message. Raises :class:`NotFound`."""
@@ -77,10 +77,10 @@ class Stats:
         )
         return _stored(rows)
 
-    async def errors(self, instance: str, *, limit: int) -> list[ErrorCount]:
+    async def errors(self, instance: str, *, limit: int) -> Sequence[ErrorCount]:
         """An account's errors by count."""
         rows = await self._database.rows(ERRORS, instance=instance, limit=limit)
-        return [ErrorCount(row.error, row.count, row.last_seen_at) for row in rows]
+        return [ErrorCount(row.error, row.number, row.last_seen_at) for row in rows]
 
 
 def _stored(rows: Sequence[Row[Any]]) -> list[StoredMessage]:
@@ -91,7 +91,7 @@ _COLUMNS = ", ".join(StoredMessage.__dataclass_fields__)
 
 COUNTS = text(
     """
-    SELECT status, count(*) FROM message_queue_items
+    SELECT status, count(*) AS number FROM message_queue_items
     WHERE instance = :instance AND (CAST(:client_id AS int) IS NULL OR client_id = CAST(:client_id AS int))
     GROUP BY status
     """
@@ -113,7 +113,7 @@ LIST = text(
 
 ERRORS = text(
     """
-    SELECT split_part(error, E'\\n', 1) AS error, count(*), max(updated_at) AS last_seen_at
+    SELECT split_part(error, E'\\n', 1) AS error, count(*) AS number, max(updated_at) AS last_seen_at
     FROM message_queue_items
     WHERE instance = :instance AND error IS NOT NULL
     GROUP BY 1

@@ -1,0 +1,91 @@
+"""The provider's place in the tests: it is never faulted, and what it saw is the truth about what was sent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, Self
+
+
+@dataclass(slots=True)
+class Send:
+    """One request: ``end`` is when its answer was written, ``None`` while it is open."""
+
+    chat_id: str
+    message_id: str
+    attempt: int
+    start: float
+    end: float | None = None
+    status: int | None = None
+
+
+@dataclass
+class Gateway:
+    """An HTTP server in the test's own loop.
+
+    A message's payload says how it is answered: ``fail_times`` (500 that many times), ``status`` (always that one),
+    ``hold_seconds`` (how long an answer takes).
+    """
+
+    sends: list[Send] = field(default_factory=list)
+    url: str = ""
+    _server: asyncio.Server | None = None
+    _seen: Counter[str] = field(default_factory=Counter)
+    _connections: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/send"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = asyncio.create_task(self._serve(reader, writer))
+        self._connections.add(connection)
+        connection.add_done_callback(self._connections.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while body := await _request(reader):
+                status = await self._answer(body)
+                reply = json.dumps({"id": f"p-{body['id']}"}).encode()
+                writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s" % (status, len(reply), reply))
+                await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass  # its worker was killed
+        finally:
+            writer.close()
+
+    async def _answer(self, body: dict[str, Any]) -> int:
+        payload = body["payload"]
+        send = Send(body["chat_id"], body["id"], body["attempt"], monotonic())
+        self.sends.append(send)
+        self._seen[send.message_id] += 1
+        await asyncio.sleep(payload.get("hold_seconds", 0))
+        failing = self._seen[send.message_id] <= payload.get("fail_times", 0)
+        send.status = 500 if failing else payload.get("status", 201)
+        send.end = monotonic()
+        return send.status
+
+    @property
+    def delivered(self) -> list[Send]:
+        """The sends that the gateway accepted."""
+        return [send for send in self.sends if send.status == 201]
+
+
+async def _request(reader: asyncio.StreamReader) -> dict[str, Any] | None:
+    head = await reader.readuntil(b"\r\n\r\n") if not reader.at_eof() else b""
+    if not head:
+        return None
+    headers = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if line)
+    body: dict[str, Any] = json.loads(await reader.readexactly(int(headers[b"content-length"])))
+    return body
