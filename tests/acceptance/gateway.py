@@ -31,6 +31,7 @@ class Gateway:
     """
 
     sends: list[Send] = field(default_factory=list)
+    accepted: set[str] = field(default_factory=set)
     url: str = ""
     _server: asyncio.Server | None = None
     _seen: Counter[str] = field(default_factory=Counter)
@@ -73,6 +74,8 @@ class Gateway:
         await asyncio.sleep(payload.get("hold_seconds", 0))
         failing = self._seen[send.message_id] <= payload.get("fail_times", 0)
         send.status = 500 if failing else payload.get("status", 201)
+        if send.status == 201:
+            self.accepted.add(send.message_id)
         send.end = monotonic()
         return send.status
 
