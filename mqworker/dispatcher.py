@@ -125,7 +125,8 @@ class Dispatcher:
         flight.task = asyncio.create_task(self._fly(flight), name=f"send {flight.claim.message.id}")
 
     async def _fly(self, flight: Flight) -> None:
-        log.debug("processing", extra=flight.facts)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("processing", extra=flight.facts)
         try:
             settlement = await self._processor.attempt(flight.claim)
         except asyncio.CancelledError:

@@ -89,6 +89,7 @@ class Announcer:
         """Announce stored messages."""
         if not entries:
             return
+        _say("persisted", entries)
         if monotonic() < self._away_until:
             self._owed.extend(entries)
             return
@@ -108,6 +109,7 @@ class Announcer:
             told, self._told = self._told, None
             try:
                 await self._broker.announce(entries)
+                _say("queued", entries)
                 await self._tell_owed()
             except BrokerUnavailable as error:
                 self._owed.extend(entries)
@@ -164,6 +166,13 @@ class Announcer:
         tasks = [task for task in (self._flush, *self._background) if task is not None]
         if tasks:
             await asyncio.wait(tasks)
+
+
+def _say(event: str, entries: Sequence[Entry]) -> None:
+    if log.isEnabledFor(logging.DEBUG):
+        for entry in entries:
+            chat = {"instance": entry.chat.instance, "chat_id": entry.chat.chat_id}
+            log.debug(event, extra={"message_id": str(entry.id), **chat})
 
 
 _PENDING = "mqworker.pending"

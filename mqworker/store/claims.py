@@ -27,6 +27,7 @@ from sqlalchemy import Row, text
 from mqworker.errors import StatementFailed
 from mqworker.lifecycle import Settlement
 from mqworker.message import ChatKey, Message
+from mqworker.store.arrays import plain_array, text_array
 from mqworker.store.database import CONTENTION, Database
 
 T = TypeVar("T")
@@ -91,9 +92,9 @@ class Claims:
     async def _claim(self, chats: Sequence[ChatKey], executors: Sequence[str]) -> list[Claim | NotNow]:
         rows = await self._database.rows(
             CLAIM,
-            instances=[chat.instance for chat in chats],
-            chat_ids=[chat.chat_id for chat in chats],
-            executors=list(executors),
+            instances=text_array(chat.instance for chat in chats),
+            chat_ids=text_array(chat.chat_id for chat in chats),
+            executors=text_array(executors),
             worker=self._worker,
             lease_seconds=self._lease_seconds,
         )
@@ -106,15 +107,15 @@ class Claims:
     async def _settle(self, settlements: Sequence[tuple[Claim, Settlement]]) -> list[Settled]:
         rows = await self._database.rows(
             SETTLE,
-            ids=[claim.message.id for claim, _ in settlements],
-            claim_ids=[claim.claim_id for claim, _ in settlements],
-            statuses=[s.status for _, s in settlements],
-            attempts=[int(s.counts_attempt) for _, s in settlements],
-            backoffs=[s.backoff_seconds for _, s in settlements],
-            gaps=[s.gap_seconds for _, s in settlements],
-            instance_waits=[s.instance_wait_seconds for _, s in settlements],
-            errors=[s.error for _, s in settlements],
-            provider_ids=[s.provider_id for _, s in settlements],
+            ids=plain_array(claim.message.id for claim, _ in settlements),
+            claim_ids=plain_array(claim.claim_id for claim, _ in settlements),
+            statuses=text_array(s.status for _, s in settlements),
+            attempts=plain_array(int(s.counts_attempt) for _, s in settlements),
+            backoffs=plain_array(s.backoff_seconds for _, s in settlements),
+            gaps=plain_array(s.gap_seconds for _, s in settlements),
+            instance_waits=plain_array(s.instance_wait_seconds for _, s in settlements),
+            errors=text_array(s.error for _, s in settlements),
+            provider_ids=text_array(s.provider_id for _, s in settlements),
         )
         statuses = {row.place: row.status for row in rows}
         return [
@@ -126,8 +127,8 @@ class Claims:
         """Lengthen the leases of ``claims`` to now + lease; return the claim ids that are still ours."""
         rows = await self._database.rows(
             RENEW,
-            ids=[claim.message.id for claim in claims],
-            claim_ids=[claim.claim_id for claim in claims],
+            ids=plain_array(claim.message.id for claim in claims),
+            claim_ids=plain_array(claim.claim_id for claim in claims),
             lease_seconds=self._lease_seconds,
             stale_after_seconds=self._stale_after_seconds,
         )

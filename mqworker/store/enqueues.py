@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mqworker.errors import Conflict, EnqueueUncertain, StatementFailed, StorageReadOnly, StorageUnavailable
 from mqworker.message import Enqueued, NewMessage
+from mqworker.store.arrays import plain_array, text_array
 from mqworker.store.database import Database, translated_errors
 
 TRIES = 4
@@ -85,18 +86,18 @@ async def _insert(connection: AsyncConnection, messages: Sequence[NewMessage]) -
     return [_answer(message, stored.get(message.id), found.get(message.id)) for message in messages]
 
 
-def _columns(messages: Sequence[NewMessage]) -> dict[str, list[Any]]:
+def _columns(messages: Sequence[NewMessage]) -> dict[str, str]:
     return {
-        "ids": [m.id for m in messages],
-        "instances": [m.instance for m in messages],
-        "chat_ids": [m.chat_id for m in messages],
-        "client_ids": [m.client_id for m in messages],
-        "payloads": [m.payload_json for m in messages],
-        "groups": [m.is_group for m in messages],
-        "executors": [m.executor for m in messages],
-        "priorities": [m.priority for m in messages],
-        "max_retries": [m.max_retries for m in messages],
-        "scheduled_ats": [m.scheduled_at for m in messages],
+        "ids": plain_array(m.id for m in messages),
+        "instances": text_array(m.instance for m in messages),
+        "chat_ids": text_array(m.chat_id for m in messages),
+        "client_ids": plain_array(m.client_id for m in messages),
+        "payloads": text_array(m.payload_json for m in messages),
+        "groups": plain_array(m.is_group for m in messages),
+        "executors": text_array(m.executor for m in messages),
+        "priorities": plain_array(m.priority for m in messages),
+        "max_retries": plain_array(m.max_retries for m in messages),
+        "scheduled_ats": text_array(m.scheduled_at and m.scheduled_at.isoformat() for m in messages),
     }
 
 

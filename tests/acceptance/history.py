@@ -59,9 +59,7 @@ def gaps(sends: Iterable[Send], *, excused: Iterable[str] = ()) -> list[float]:
 
 def too_fast(sends: Iterable[Send], minimum: float, *, excused: Iterable[str] = ()) -> list[str]:
     """Gaps below the minimum."""
-    return [
-        f"too fast: {gap:.4f} s" for gap in gaps(sends, excused=excused) if gap < minimum - TOLERANCE_SECONDS
-    ]
+    return [f"too fast: {gap:.4f} s" for gap in gaps(sends, excused=excused) if gap < minimum - TOLERANCE_SECONDS]
 
 
 def _by_chat(sends: Iterable[Send]) -> dict[str, list[Send]]:

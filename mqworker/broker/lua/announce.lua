@@ -1,14 +1,13 @@
 -- announce: make waiting messages known. Adds only: it never removes an entry, so a rebuild cannot lose a live one.
 -- Guarantees: every entry is in a lane or in `scheduled` afterwards, and its chat is in `ready` or is leased; a chat
 --   whose new head outranks the one it waits for may go at once (PostgreSQL says if that was too early).
--- KEYS: ready, leased, scheduled, epoch    ARGV: prefix, then for each entry: chat, seq, id, priority, due_ms
+-- KEYS: ready, leased, scheduled, epoch    ARGV: prefix, JSON list: for each entry chat, seq, id, priority, due_ms
 -- Returns: how many entries were new
 --! include chat
 
-local added = 0
-for i = 2, #ARGV, 5 do
-  local chat, seq, id = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local priority, due_ms = tonumber(ARGV[i + 3]), tonumber(ARGV[i + 4])
+local list, added = cjson.decode(ARGV[2]), 0
+for i = 1, #list, 5 do
+  local chat, seq, id, priority, due_ms = list[i], list[i + 1], list[i + 2], list[i + 3], list[i + 4]
   if due_ms > 0 then
     local member = chat .. ':' .. priority .. ':' .. seq .. ':' .. id
     added = added + redis.call('ZADD', scheduled, now + due_ms, member)

@@ -3,14 +3,15 @@
 --   its next time, also when nothing waits (so that its gap is known until it has passed). A chat that was announced
 --   to meanwhile goes after `gap_ms`, not after `wait_ms`: a new message may outrank the one that waits.
 -- KEYS: ready, leased, scheduled, epoch
--- ARGV: prefix, then for each chat: chat, token ('' breaks anybody's lock), action, seq, id, priority, wait_ms, gap_ms
+-- ARGV: prefix, JSON list: for each chat its name, token ('' breaks anybody's lock), action, seq, id, priority,
+--   wait_ms, gap_ms
 --   action: `drop` the entry, `keep` it (put in again if Redis lost it), or '' (no entry is named)
 -- Returns: ms until the earliest of these chats is due, -1 for none
 --! include chat
-local earliest = -1
-for i = 2, #ARGV, 8 do
-  local chat, token, action, seq, id = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
-  local priority, wait_ms, gap_ms = tonumber(ARGV[i + 5]), tonumber(ARGV[i + 6]), tonumber(ARGV[i + 7])
+local list, earliest = cjson.decode(ARGV[2]), -1
+for i = 1, #list, 8 do
+  local chat, token, action, seq, id = list[i], list[i + 1], list[i + 2], list[i + 3], list[i + 4]
+  local priority, wait_ms, gap_ms = list[i + 5], list[i + 6], list[i + 7]
   if action == 'drop' then drop(chat, seq, id) elseif action == 'keep' then add(chat, seq, id, priority) end
   local held = redis.call('HMGET', lock_of(chat), 'token', 'dirty')
   if held[1] and token ~= '' and held[1] ~= token then

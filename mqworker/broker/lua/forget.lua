@@ -1,14 +1,14 @@
 -- forget: drop chats in which PostgreSQL found nothing to send.
 -- Guarantees: a chat that was announced to after its lease is kept and is ready at once: its message may be younger
 --   than the look into PostgreSQL. Somebody else's lock is left alone.
--- KEYS: ready, leased, scheduled, epoch    ARGV: prefix, then for each chat: chat, token
+-- KEYS: ready, leased, scheduled, epoch    ARGV: prefix, JSON list: for each chat its name, token
 -- Returns: how many chats were forgotten
 --! include chat
-local forgotten = 0
-for i = 2, #ARGV, 2 do
-  local chat = ARGV[i]
+local list, forgotten = cjson.decode(ARGV[2]), 0
+for i = 1, #list, 2 do
+  local chat = list[i]
   local held = redis.call('HMGET', lock_of(chat), 'token', 'dirty')
-  if held[1] == ARGV[i + 1] then
+  if held[1] == list[i + 1] then
     redis.call('DEL', lock_of(chat))
     redis.call('ZREM', leased, chat)
     if held[2] then
