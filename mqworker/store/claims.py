@@ -236,7 +236,8 @@ CLAIM = text(
                pace.next_at IS NOT NULL AS known,
                flight.id IS NOT NULL AS in_flight,
                CASE WHEN flight.id IS NOT NULL THEN flight.lease_expires_at
-                    ELSE GREATEST(pace.next_at, account.next_at, head.available_at) END AS until
+                    ELSE GREATEST(pace.next_at, account.next_at, head.available_at, soon.due_at) END AS until,
+               soon.due_at IS NOT NULL AS soon
         FROM unnest(CAST(:instances AS text[]), CAST(:chat_ids AS text[]))
              WITH ORDINALITY AS asked(instance, chat_id, place)
         LEFT JOIN LATERAL (
@@ -274,6 +275,17 @@ CLAIM = text(
             ORDER BY due.priority DESC, due.seq
             LIMIT 1
         ) head ON true
+        -- Redis' clock or the producer's may run ahead: what is due in a moment is waited for. Told "empty", Redis
+        -- would forget it just before its time.
+        LEFT JOIN LATERAL (
+            SELECT i.scheduled_at AS due_at FROM message_queue_items i
+            WHERE head.id IS NULL AND i.instance = asked.instance AND i.chat_id = asked.chat_id
+              AND i.status COLLATE "C" = 'PENDING'
+              AND COALESCE(i.scheduled_at, '-infinity'::timestamptz) > statement_timestamp()
+              AND COALESCE(i.scheduled_at, '-infinity'::timestamptz) <= statement_timestamp() + interval '1 minute'
+            ORDER BY COALESCE(i.scheduled_at, '-infinity'::timestamptz)
+            LIMIT 1
+        ) soon ON true
     ),
     may_go AS MATERIALIZED (
         SELECT * FROM heads
@@ -322,7 +334,7 @@ CLAIM = text(
     )
     SELECT heads.instance, heads.chat_id,
            CASE WHEN heads.in_flight THEN 'in_flight'
-                WHEN heads.id IS NULL THEN 'empty'
+                WHEN heads.id IS NULL AND NOT heads.soon THEN 'empty'
                 WHEN heads.until > statement_timestamp() THEN 'waits'
                 WHEN NOT heads.executor = ANY(CAST(:executors AS text[])) THEN 'executor'
                 ELSE 'contended' END AS verdict,

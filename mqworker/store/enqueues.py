@@ -97,7 +97,7 @@ def _columns(messages: Sequence[NewMessage]) -> dict[str, str]:
         "executors": text_array(m.executor for m in messages),
         "priorities": plain_array(m.priority for m in messages),
         "max_retries": plain_array(m.max_retries for m in messages),
-        "scheduled_ats": text_array(m.scheduled_at and m.scheduled_at.isoformat() for m in messages),
+        "scheduled_ats": text_array(None if m.scheduled_at is None else m.scheduled_at.isoformat() for m in messages),
     }
 
 

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 POLL_SECONDS = 0.01
 
@@ -23,12 +23,17 @@ def wait_until(predicate: Callable[[], Value], description: str, timeout_seconds
     return value
 
 
+@overload
 async def eventually(
-    predicate: Callable[[], Value | Awaitable[Value]], description: str, timeout_seconds: float = 10
-) -> Value:
+    predicate: Callable[[], Awaitable[Value | None]], description: str, timeout_seconds: float = ...
+) -> Value: ...
+@overload
+async def eventually(
+    predicate: Callable[[], Value | None], description: str, timeout_seconds: float = ...
+) -> Value: ...
+async def eventually(predicate: Callable[[], Any], description: str, timeout_seconds: float = 10) -> Any:
     """``wait_until`` for coroutines: ``predicate`` may be a plain or an async function."""
     deadline = time.monotonic() + timeout_seconds
-    value: Value
     while not (value := await _answer(predicate())):
         if time.monotonic() > deadline:
             raise AssertionError(_failure(description, timeout_seconds, value))

@@ -79,6 +79,12 @@ class Gateway:
         send.end = monotonic()
         return send.status
 
+    def has_accepted(self, message_id: str) -> bool:
+        return message_id in self.accepted
+
+    def has_delivered(self, number: int) -> bool:
+        return len(self.accepted) >= number
+
     @property
     def delivered(self) -> list[Send]:
         """The sends that the gateway accepted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from statistics import mean
 
 import pytest
@@ -53,8 +54,7 @@ async def test_gaps_where_each_message_comes_after_the_last_was_delivered(
     async def converse(chat: int) -> None:
         for _ in range(rounds):
             enqueued = await queue.enqueue(**message(chat))  # type: ignore[arg-type]
-            sent = str(enqueued.id)
-            await eventually(lambda sent=sent: sent in gateway.accepted, f"chat {chat}'s message is delivered")  # type: ignore[misc]
+            await eventually(partial(gateway.has_accepted, str(enqueued.id)), f"chat {chat}'s message is delivered")
 
     await asyncio.gather(*(converse(chat) for chat in range(chats)))
     measured = history.gaps(gateway.sends)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Sequence
+from functools import partial
 from time import monotonic
 
 from sqlalchemy import text as sql
@@ -40,9 +41,7 @@ async def all_done(queue: MessageQueue, timeout_seconds: float = 30) -> QueueSta
         stats = await queue.get_stats(INSTANCE)
         return stats if stats.pending + stats.processing == 0 else None
 
-    stats = await eventually(done, "nothing waits or is in flight", timeout_seconds=timeout_seconds)
-    assert stats is not None
-    return stats
+    return await eventually(done, "nothing waits or is in flight", timeout_seconds=timeout_seconds)
 
 
 def breaches(gateway: Gateway, ids: Sequence[str], *, allowed: Sequence[str] = ()) -> list[str]:
@@ -134,7 +133,7 @@ async def test_flushall_under_load_loses_nothing_and_keeps_order_and_gaps(
     await own_fleet.start(2)
     ids = await fill(own_queue, chats=30, each=20, hold_seconds=0.01)
     for done in (100, 250, 400):
-        await eventually(lambda done=done: len(gateway.delivered) > done, f"{done} are delivered")  # type: ignore[misc]
+        await eventually(partial(gateway.has_delivered, done), f"{done} are delivered")
         await own_queue._broker.redis.flushall()
     assert await all_done(own_queue) == QueueStats(completed=600)
     assert breaches(gateway, ids) == []
@@ -176,7 +175,12 @@ async def test_postgresql_restarted_under_load(
     workers = await own_fleet.start(2)
     ids = await fill(own_queue, chats=10, each=10, hold_seconds=0.02)
     await eventually(lambda: len(gateway.delivered) > 30, "the load is under way")
-    crash = asyncio.create_task(asyncio.to_thread(lambda: (postgres.kill(), postgres.start())))
+
+    def crash_and_restart() -> None:
+        postgres.kill()
+        postgres.start()
+
+    crash = asyncio.create_task(asyncio.to_thread(crash_and_restart))
     uncertain: list[str] = []
     for n in range(100):
         try:
