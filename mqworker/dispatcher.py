@@ -10,6 +10,7 @@ from mqworker.broker import Broker, BrokerUnavailable, Finish, Lease, Leased, Wa
 from mqworker.errors import StatementFailed, StorageUnavailable
 from mqworker.flights import Flight, Flights
 from mqworker.lifecycle import Settlement
+from mqworker.outage import Outage
 from mqworker.processor import Processor
 from mqworker.settler import Settler
 from mqworker.store import Claim, Store
@@ -36,6 +37,7 @@ class Dispatcher:
         wake: Wake,
         processor: Processor,
         settler: Settler,
+        postgres: Outage,
         lock_seconds: float,
         on_memory_lost: Callable[[], None],
         on_unknown_instance: Callable[[str], None],
@@ -47,6 +49,8 @@ class Dispatcher:
         self._wake = wake
         self._processor = processor
         self._settler = settler
+        self._postgres = postgres
+        self._redis = Outage("Redis", "no new messages are leased until it returns")
         self._lock_seconds = lock_seconds
         self._on_memory_lost = on_memory_lost
         self._on_unknown_instance = on_unknown_instance
@@ -61,17 +65,17 @@ class Dispatcher:
     async def run(self) -> None:
         """Run until stopped."""
         while not self._stopping:
-            await self._flights.wait_for_room()
             try:
                 wait = await self.run_once()
             except BrokerUnavailable as error:
                 await self._wait_for_redis(error)
-            except (StorageUnavailable, StatementFailed) as error:
-                log.warning("cannot claim yet", extra={"reason": str(error)})
+            except StorageUnavailable as error:
+                self._postgres.noticed(error)
                 await self._wake.wait(AWAY_PAUSE_SECONDS)
             else:
                 if wait > 0:
                     await self._wake.wait(min(wait, LONGEST_SLEEP_SECONDS))
+            await self._flights.wait_for_room()
 
     async def run_once(self) -> float:
         """One round; return for how many seconds nothing is due (0: look again at once)."""
@@ -101,8 +105,10 @@ class Dispatcher:
         try:
             answers = await self._store.claims.claim(chats, self._processor.executor_names)
         except (StorageUnavailable, StatementFailed):
+            # Not ours any more: let them be leased again soon, by us or by a worker that reaches PostgreSQL.
             await self._broker.finish([Finish(lease.chat, lease.token, UNCLAIMED_WAIT_SECONDS) for lease in leases])
             raise
+        self._postgres.over()
         claimed: list[Lease] = []
         empty: list[Lease] = []
         waiting: list[Finish] = []
@@ -137,7 +143,7 @@ class Dispatcher:
 
     async def _wait_for_redis(self, error: BrokerUnavailable) -> None:
         """Say it once, wait, and on return tell Redis what it missed. Sends in flight go on meanwhile."""
-        log.warning("Redis is away: no new messages are leased until it returns", extra={"reason": str(error)})
+        self._redis.noticed(error)
         while not self._stopping:
             await self._wake.wait(AWAY_PAUSE_SECONDS)
             try:
@@ -145,6 +151,6 @@ class Dispatcher:
                 await self._settler.pay_owed()
             except BrokerUnavailable:
                 continue
-            log.info("Redis is back")
+            self._redis.over()
             self._on_return()
             return

@@ -10,6 +10,7 @@ from time import monotonic
 
 from mqworker.broker import Broker, BrokerUnavailable, Lease
 from mqworker.errors import StorageUnavailable
+from mqworker.outage import Outage
 from mqworker.store import Claim, Store
 
 log = logging.getLogger(__name__)
@@ -86,11 +87,19 @@ class LeaseKeeper:
     """Renews the leases of what is in flight, and finds the sends that do not end."""
 
     def __init__(
-        self, flights: Flights, store: Store, broker: Broker, *, renew_seconds: float, lock_seconds: float
+        self,
+        flights: Flights,
+        store: Store,
+        broker: Broker,
+        postgres: Outage,
+        *,
+        renew_seconds: float,
+        lock_seconds: float,
     ) -> None:
         self._flights = flights
         self._store = store
         self._broker = broker
+        self._postgres = postgres
         self._renew_seconds = renew_seconds
         self._lock_seconds = lock_seconds
 
@@ -108,7 +117,7 @@ class LeaseKeeper:
             try:
                 await self._renew(part)
             except StorageUnavailable as error:
-                log.warning("cannot renew leases", extra={"reason": str(error), "chats": len(part)})
+                self._postgres.noticed(error)
                 await asyncio.sleep(min(1.0, self._renew_seconds / 4))
 
     async def _renew(self, flights: list[Flight]) -> None:

@@ -17,6 +17,7 @@ from mqworker.executors import Executor
 from mqworker.flights import Flight, Flights, LeaseKeeper
 from mqworker.lifecycle import Policy
 from mqworker.migrate import check_schema
+from mqworker.outage import Outage
 from mqworker.pacing import PacingPolicy
 from mqworker.processor import Processor
 from mqworker.retry import RetryPolicy
@@ -47,16 +48,18 @@ class Runtime:
         self.store = Store.open(settings, worker=self.name)
         self.broker = Broker(settings.redis_url.get_secret_value(), Keys(settings.key_prefix), owner=self.name)
         self.flights = Flights(settings.max_chats)
+        self._postgres = Outage("PostgreSQL", "sends in flight go on and are settled when it returns")
         lock_seconds = settings.lease_seconds * LOCK_MARGIN
         self.keeper = LeaseKeeper(
             self.flights,
             self.store,
             self.broker,
+            self._postgres,
             renew_seconds=settings.renew_seconds,
             lock_seconds=lock_seconds,
         )
         self._wake = Wake(self.broker.redis, self.broker.keys.wake)
-        self.settler = Settler(self.flights, self.store, self.broker, self._wake)
+        self.settler = Settler(self.flights, self.store, self.broker, self._wake, self._postgres)
         self.clockwork = Clockwork(self.store, Sweeps(self.store, self.broker, settings), settings)
         self._executors = executors
         self.dispatcher = Dispatcher(
@@ -66,6 +69,7 @@ class Runtime:
             wake=self._wake,
             processor=Processor(executors, _policy(settings), timeout_seconds=settings.executor_timeout_seconds),
             settler=self.settler,
+            postgres=self._postgres,
             lock_seconds=lock_seconds,
             on_memory_lost=self.clockwork.memory_lost,
             on_unknown_instance=self.clockwork.unknown_instance,
@@ -79,16 +83,13 @@ class Runtime:
 
         Raises :class:`ConfigError` or :class:`SchemaBehind`.
         """
-        said = False
         while True:
             try:
                 with translated_errors():
                     await self.store.database.check()
                     return await check_schema(self.store.database.engine)
             except StorageUnavailable as error:
-                if not said:
-                    log.warning("waiting for PostgreSQL", extra={"reason": str(error)})
-                said = True
+                self._postgres.noticed(error)
                 await asyncio.sleep(LOOK_PAUSE_SECONDS)
 
     def start(self) -> None:

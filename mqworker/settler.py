@@ -10,6 +10,7 @@ from mqworker.broker import Broker, BrokerUnavailable, Entry, Finish, Wake
 from mqworker.errors import StatementFailed, StorageUnavailable
 from mqworker.flights import Flight, Flights
 from mqworker.lifecycle import Settlement
+from mqworker.outage import Outage
 from mqworker.store import Settled, Store
 
 log = logging.getLogger(__name__)
@@ -23,11 +24,12 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 1.0
 class Settler:
     """Settles in the database first; only then does Redis hear of it."""
 
-    def __init__(self, flights: Flights, store: Store, broker: Broker, wake: Wake) -> None:
+    def __init__(self, flights: Flights, store: Store, broker: Broker, wake: Wake, postgres: Outage) -> None:
         self._flights = flights
         self._store = store
         self._broker = broker
         self._wake = wake
+        self._postgres = postgres
         self._waiting: deque[tuple[Flight, Settlement]] = deque()
         self._came = asyncio.Event()
         self._owed: deque[Finish] = deque(maxlen=OWED)
@@ -64,13 +66,16 @@ class Settler:
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
-                return await self._store.claims.settle([(flight.claim, s) for flight, s in batch])
+                answers = await self._store.claims.settle([(flight.claim, s) for flight, s in batch])
             except StorageUnavailable as error:
-                log.warning("cannot settle yet", extra={"reason": str(error), "messages": len(batch)})
+                self._postgres.noticed(error)
             except StatementFailed as error:
                 if len(batch) == 1:
                     return [self._unwritable(batch[0][0], error)]
                 return [settled for one in batch for settled in await self._settle([one])]
+            else:
+                self._postgres.over()
+                return answers
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 

@@ -92,7 +92,7 @@ class Database:
             raise ConfigError(f"the database's encoding is {row.encoding}; it must be UTF8 to hold every chat's text")
         if int(row.version) < 130_000:
             raise ConfigError(f"PostgreSQL {int(row.version) // 10_000} is too old: 13 or later is needed")
-        if row.synchronous == "off" and row.fsync == "on":
+        if row.synchronous == "off":
             raise ConfigError(
                 "synchronous_commit is off: a crash of PostgreSQL would lose accepted messages; set it to on"
             )
@@ -104,7 +104,7 @@ class Database:
 _CHECK = text(
     """
     SELECT current_setting('transaction_isolation') AS isolation, current_setting('server_encoding') AS encoding,
-           current_setting('server_version_num') AS version, current_setting('fsync') AS fsync,
+           current_setting('server_version_num') AS version,
            current_setting('synchronous_commit') AS synchronous
     """
 )

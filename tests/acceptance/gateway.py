@@ -20,6 +20,7 @@ class Send:
     start: float
     end: float | None = None
     status: int | None = None
+    body: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -56,9 +57,10 @@ class Gateway:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while body := await _request(reader):
-                status = await self._answer(body)
-                reply = json.dumps({"id": f"p-{body['id']}"}).encode()
+            while request := await _request(reader):
+                message_id, body = request
+                status = await self._answer(message_id, body)
+                reply = json.dumps({"id": f"p-{message_id}"}).encode()
                 writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s" % (status, len(reply), reply))
                 await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
@@ -66,9 +68,10 @@ class Gateway:
         finally:
             writer.close()
 
-    async def _answer(self, body: dict[str, Any]) -> int:
-        payload = body["payload"]
-        send = Send(body["chat_id"], body["id"], body["attempt"], monotonic())
+    async def _answer(self, message_id: str, body: dict[str, Any]) -> int:
+        payload = body.get("payload", {})
+        chat_id = body["chat_id"] if "chat_id" in body else body["to"]
+        send = Send(chat_id, message_id, body.get("attempt", 1), monotonic(), body=body)
         self.sends.append(send)
         self._seen[send.message_id] += 1
         await asyncio.sleep(payload.get("hold_seconds", 0))
@@ -91,10 +94,10 @@ class Gateway:
         return [send for send in self.sends if send.status == 201]
 
 
-async def _request(reader: asyncio.StreamReader) -> dict[str, Any] | None:
+async def _request(reader: asyncio.StreamReader) -> tuple[str, dict[str, Any]] | None:
     head = await reader.readuntil(b"\r\n\r\n") if not reader.at_eof() else b""
     if not head:
         return None
     headers = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if line)
     body: dict[str, Any] = json.loads(await reader.readexactly(int(headers[b"content-length"])))
-    return body
+    return headers[b"idempotency-key"].decode(), body
