@@ -165,7 +165,10 @@ class Broker:
     async def _let_go(self, finishes: Sequence[tuple[str, Call]], others: Sequence[Call] = ()) -> float | None:
         with translated_errors():
             replies = await run(self.redis, [*(call for _, call in finishes), *others])
-            due = {name: ms / 1000 for (name, _), ms in zip(finishes, replies, strict=False) if ms >= 0}
+            due: dict[str, float | None] = {}
+            for (name, _), ms in sorted(zip(finishes, replies, strict=False), key=lambda one: -one[1]):
+                if ms >= 0:
+                    due[name] = ms / 1000  # the earliest comes last
             if due:
                 # No account has this score as its guard: the due times only ever lower what stands there.
                 await self.park("", due)

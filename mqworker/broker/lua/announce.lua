@@ -12,16 +12,17 @@ for i = 1, #list, 5 do
     local member = chat .. ':' .. priority .. ':' .. seq .. ':' .. id
     added = added + redis.call('ZADD', scheduled, now + due_ms, member)
   else
-    local head_priority, head_seq = head_of(chat)
-    if add(chat, seq, id, priority) then
-      added = added + 1
+    local new = add(chat, seq, id, priority)
+    if new then added = added + 1 end
+    if redis.call('ZSCORE', leased, chat) then
       -- The holder of a lease looks at this mark when it lets go: without it this wake-up would be lost.
-      if redis.call('EXISTS', lock_of(chat)) == 1 then redis.call('HSET', lock_of(chat), 'dirty', 1) end
-    end
-    if not redis.call('ZSCORE', leased, chat) then
-      local outranks = head_seq and (priority > head_priority
-        or (priority == head_priority and tonumber(seq) < head_seq))
-      redis.call('ZADD', ready, outranks and 'LT' or 'NX', now, chat)
+      if new and redis.call('EXISTS', lock_of(chat)) == 1 then redis.call('HSET', lock_of(chat), 'dirty', 1) end
+    else
+      local due = redis.call('ZSCORE', ready, chat)
+      -- A chat that waits may wait for its gap, or for the backoff of its head; a new head ends the second.
+      if not due or (tonumber(due) > now and new and is_new_head(chat, seq)) then
+        redis.call('ZADD', ready, now, chat)
+      end
     end
   end
 end

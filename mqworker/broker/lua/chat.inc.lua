@@ -11,10 +11,6 @@ local function stream_of(chat) return prefix .. chat .. ':stream' end
 local function sorted_of(chat) return prefix .. chat .. ':sorted' end
 local function lock_of(chat) return prefix .. chat .. ':lock' end
 
-local function is_empty(chat)
-  return redis.call('EXISTS', sorted_of(chat)) == 0 and redis.call('XLEN', stream_of(chat)) == 0
-end
-
 -- Members of the sorted lane compare by seq: padded, so that text order is number order.
 local function member_of(seq, id) return string.format('%019d', seq) .. ':' .. id end
 
@@ -29,9 +25,18 @@ local function head_of(chat)
   return priority, best_seq
 end
 
+-- Whether the entry just added is the best of several: alone in its chat it has no other to outrank.
+local function is_new_head(chat, seq)
+  local _, head_seq = head_of(chat)
+  if head_seq ~= tonumber(seq) then return false end
+  return redis.call('XLEN', stream_of(chat)) + redis.call('ZCARD', sorted_of(chat)) > 1
+end
+
 -- Put an entry into its lane. A repeat changes nothing; a late seq (lower than one that the stream has had) and any
 -- priority but 0 go to the sorted lane. Returns whether the entry is new.
 local function add(chat, seq, id, priority)
+  -- A late entry must not stand in the stream as well, once that was emptied and has forgotten its last seq.
+  if redis.call('ZSCORE', sorted_of(chat), member_of(seq, id)) then return false end
   if priority == 0 then
     local added = redis.pcall('XADD', stream_of(chat), seq .. '-0', 'id', id)
     if not added.err then return true end

@@ -20,23 +20,29 @@ for _, chat in ipairs(redis.call('ZRANGE', leased, '-inf', now, 'BYSCORE', 'LIMI
   redis.call('ZADD', ready, 'NX', now, chat)
 end
 
+-- For the record only: XPENDING shows who holds what since when.
+local function record(stream, entry)
+  local claimed = redis.pcall('XCLAIM', stream, 'workers', owner, 0, entry, 'FORCE', 'JUSTID')
+  if claimed.err and redis.call('EXISTS', stream) == 1 then
+    redis.call('XGROUP', 'CREATE', stream, 'workers', '0')
+    redis.call('XCLAIM', stream, 'workers', owner, 0, entry, 'FORCE', 'JUSTID')
+  end
+end
+
 local reply = {redis.call('EXISTS', epoch), -1}
 for _, chat in ipairs(redis.call('ZRANGE', ready, '-inf', now, 'BYSCORE', 'LIMIT', 0, max)) do
   redis.call('ZREM', ready, chat)
   local lock = lock_of(chat)
+  local priority, seq = head_of(chat)
   if redis.call('EXISTS', lock) == 1 then
     redis.call('HSET', lock, 'dirty', 1)
-  elseif not is_empty(chat) then
+    -- Its holder may be dead: out of `leased` as well (its end is this very millisecond), the chat would be lost.
+    redis.call('ZADD', leased, 'NX', now + math.max(redis.call('PTTL', lock), 0) + 1, chat)
+  elseif seq then
     redis.call('HSET', lock, 'owner', owner, 'token', token, 'since_ms', string.format('%.0f', now))
     redis.call('PEXPIRE', lock, lock_ms)
     redis.call('ZADD', leased, now + lock_ms, chat)
-    -- For the record only: XPENDING shows who holds what since when.
-    local priority, seq = head_of(chat)
-    local stream = stream_of(chat)
-    if priority == 0 and redis.call('EXISTS', stream) == 1 then
-      redis.pcall('XGROUP', 'CREATE', stream, 'workers', '0')
-      redis.call('XCLAIM', stream, 'workers', owner, 0, string.format('%.0f-0', seq), 'FORCE', 'JUSTID')
-    end
+    if priority == 0 then record(stream_of(chat), string.format('%.0f-0', seq)) end
     reply[#reply + 1] = chat
   end
 end
