@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from mqworker.broker import Broker, BrokerUnavailable, Entry
-from mqworker.message import NewMessage
+from mqworker.errors import Conflict
+from mqworker.message import Enqueued, NewMessage
 from mqworker.store.enqueues import Answer, Enqueues
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class SharedInsert:
         while self._waiting:
             batch, self._waiting = self._waiting[:INSERT_BATCH], self._waiting[INSERT_BATCH:]
             try:
-                answers = await self._enqueues.insert([message for message, _ in batch])
+                answers = await self._enqueues.insert_each([message for message, _ in batch])
             except BaseException as error:
                 for _, future in batch:
                     if not future.done():
@@ -60,8 +61,12 @@ class SharedInsert:
                     raise
             else:
                 for (_, future), answer in zip(batch, answers, strict=True):
-                    if not future.done():
+                    if future.done():
+                        continue
+                    if isinstance(answer, Enqueued | Conflict):
                         future.set_result(answer)
+                    else:
+                        future.set_exception(answer)
 
     async def aclose(self) -> None:
         """Wait for the flush under way."""

@@ -137,10 +137,12 @@ class Runtime:
         log.info("worker stopped", extra={"worker": self.name})
 
     async def _end(self, *names: str) -> None:
-        tasks = [self._tasks[name] for name in names if name in self._tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        tasks = {self._tasks[name] for name in names if name in self._tasks}
+        while tasks:
+            for task in tasks:
+                task.cancel()
+            # Again and again: before Python 3.12 asyncio.wait_for, which redis-py uses, can lose a cancellation.
+            _, tasks = await asyncio.wait(tasks, timeout=LOOK_PAUSE_SECONDS)
 
     async def _watch(self) -> None:
         """Find sends that ignore their cancellation: only the end of this process ends them."""

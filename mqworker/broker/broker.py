@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -112,32 +113,41 @@ class Broker:
         if not calls:
             return 0
         # After the lanes, never before: who finds the account must find the message.
-        instances = sorted({entry.chat.instance for entry in entries})
-        point = Call("point", [self.keys.instances], [self.keys.wake if wake else "", *instances])
+        point = self._point((entry.chat.instance for entry in entries), wake=wake)
         with translated_errors():
             *added, _ = await run(self.redis, [*calls, point])
         return sum(added)
 
+    def _point(self, instances: Iterable[str], *, wake: bool) -> Call:
+        return Call("point", [self.keys.instances], [self.keys.wake if wake else "", *sorted(set(instances))])
+
     async def take(self) -> Taken:
         """Take accounts that have a due chat."""
         with translated_errors():
-            await self._learn_run_id()
             take = Call("take", [self.keys.instances], [TAKE_INSTANCES, GUARD_MS])
             epoch, reply = await run(self.redis, [Plain(("GET", self.keys.epoch)), take])
+            await self._learn_run_id()
         guard, wait_ms, *instances = reply
         return Taken(self._remembers(epoch), guard, _seconds(wait_ms), instances)
 
     async def lease(self, instances: Sequence[str], *, max_chats: int, lock_seconds: float) -> list[Leased]:
-        """Lease due chats, at most ``max_chats`` in all, shared between the accounts."""
+        """Lease due chats, at most ``max_chats`` in all, shared between the accounts.
+
+        Where there are more accounts than room, chance decides: were it always the first, the busiest would starve
+        the rest.
+        """
         token = uuid4().hex
+        asked = instances if len(instances) <= max_chats else random.sample(list(instances), max_chats)
         share = max(max_chats // len(instances), 1)
         arguments: list[str | int] = [share, round(lock_seconds * 1000), self._owner, token]
         with translated_errors():
-            replies = await run(self.redis, [self._call("lease", name, arguments) for name in instances[:max_chats]])
-        return [
+            replies = await run(self.redis, [self._call("lease", name, arguments) for name in asked])
+        leased = [
             Leased(name, bool(known), _seconds(wait_ms), [Lease(ChatKey(name, decode(chat)), token) for chat in chats])
-            for name, (known, wait_ms, *chats) in zip(instances, replies, strict=False)
+            for name, (known, wait_ms, *chats) in zip(asked, replies, strict=True)
         ]
+        # The others are due still.
+        return [*leased, *(Leased(name, True, 0.0, []) for name in set(instances).difference(asked))]
 
     async def park(self, guard: str, waits: Mapping[str, float | None]) -> None:
         """Put taken accounts back, each with the time until its next due chat (``None``: nothing waits)."""
@@ -165,7 +175,7 @@ class Broker:
     async def _let_go(self, finishes: Sequence[tuple[str, Call]], others: Sequence[Call] = ()) -> float | None:
         with translated_errors():
             replies = await run(self.redis, [*(call for _, call in finishes), *others])
-            due: dict[str, float | None] = {}
+            due: dict[str, float] = {}
             for (name, _), ms in sorted(zip(finishes, replies, strict=False), key=lambda one: -one[1]):
                 if ms >= 0:
                     due[name] = ms / 1000  # the earliest comes last
@@ -199,7 +209,7 @@ class Broker:
             calls.append(self._many("drop", instance, items))
         if calls:
             with translated_errors():
-                await run(self.redis, calls)
+                await run(self.redis, [*calls, self._point((entry.chat.instance for entry in entries), wake=True)])
 
     async def sweep_instances(self) -> int:
         """Remove the accounts in which nothing waits."""
@@ -212,8 +222,9 @@ class Broker:
     async def remembers(self) -> bool:
         """Whether Redis is the server that was filled, and still has its memory (or is being filled now)."""
         with translated_errors():
+            epoch = await self.redis.get(self.keys.epoch)
             await self._learn_run_id()
-            return self._remembers(await self.redis.get(self.keys.epoch))
+            return self._remembers(epoch)
 
     async def is_rebuilding(self) -> bool:
         """Whether it is being filled now."""
@@ -247,6 +258,7 @@ class Broker:
                 await pipeline.execute()
 
     async def _learn_run_id(self) -> None:
+        """Called after what is judged by it: that may have come over a new connection, from another server."""
         if self._connections_seen == self._connections.made and self._run_id:
             return
         seen = self._connections.made

@@ -54,17 +54,16 @@ class Plain:
 async def run(redis: Redis, calls: Sequence[Call | Plain]) -> list[Any]:
     """Run commands in one round trip and in order; answer in their order. Raises the first error of any.
 
-    Where the server forgot a script, what did not run is run again; every command of ours may be repeated.
+    Where the server forgot a script, all is run again from there on, so that the order stays; every command of ours
+    may be repeated.
     """
     if not calls:
         return []
     replies = await _pipeline(redis, calls)
-    missing = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-    if missing:
-        await _load_all(redis, [calls[index] for index in missing])
-        again = await _pipeline(redis, [calls[index] for index in missing])
-        for index, reply in zip(missing, again, strict=True):
-            replies[index] = reply
+    first = next((index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)), None)
+    if first is not None:
+        await _load_all(redis, calls[first:])
+        replies[first:] = await _pipeline(redis, calls[first:])
     for reply in replies:
         if isinstance(reply, Exception):
             raise reply

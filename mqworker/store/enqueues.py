@@ -9,7 +9,14 @@ from typing import Any, TypeVar
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mqworker.errors import Conflict, EnqueueUncertain, StatementFailed, StorageReadOnly, StorageUnavailable
+from mqworker.errors import (
+    Conflict,
+    EnqueueUncertain,
+    MqWorkerError,
+    StatementFailed,
+    StorageReadOnly,
+    StorageUnavailable,
+)
 from mqworker.message import Enqueued, NewMessage
 from mqworker.store.arrays import plain_array, text_array
 from mqworker.store.database import Database, translated_errors
@@ -28,17 +35,28 @@ class Enqueues:
         self._database = database
 
     async def insert(self, messages: Sequence[NewMessage]) -> list[Answer]:
-        """Insert a batch in one statement; a batch that fails is halved, so that nobody fails for a stranger.
+        """Insert a batch in one statement.
 
         Raises :class:`StorageUnavailable` where nothing was stored, :class:`EnqueueUncertain` where that is unknown.
         """
+        return await self._surely(messages, lambda connection: _insert(connection, messages))
+
+    async def insert_each(self, messages: Sequence[NewMessage]) -> list[Answer | MqWorkerError]:
+        """Insert a batch of strangers' messages; one that fails is halved, so that nobody fails for another.
+
+        An error is an answer here, each message's own.
+        """
         try:
-            return await self._surely(messages, lambda connection: _insert(connection, messages))
-        except StatementFailed:
+            return list(await self.insert(messages))
+        except EnqueueUncertain:
+            return [EnqueueUncertain([message.id]) for message in messages]
+        except StorageUnavailable as error:
+            return [type(error)(*error.args) for _ in messages]
+        except StatementFailed as error:
             if len(messages) == 1:
-                raise
-            middle = len(messages) // 2
-            return [*await self.insert(messages[:middle]), *await self.insert(messages[middle:])]
+                return [error]
+        middle = len(messages) // 2
+        return [*await self.insert_each(messages[:middle]), *await self.insert_each(messages[middle:])]
 
     async def insert_all(self, messages: Sequence[NewMessage]) -> list[Enqueued]:
         """Insert all of a batch or nothing. Raises as :meth:`insert`, and :class:`Conflict` naming the index."""
@@ -59,7 +77,10 @@ class Enqueues:
     async def _surely(self, messages: Sequence[NewMessage], work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Do ``work``, again where the connection broke: the ids are ours, so a repeat finds what the first stored."""
         pause_seconds, uncertain = FIRST_PAUSE_SECONDS, False
-        for _ in range(TRIES):
+        for attempt in range(TRIES):
+            if attempt:
+                await asyncio.sleep(pause_seconds)
+                pause_seconds *= 4
             begun = False
             try:
                 with translated_errors():
@@ -72,8 +93,6 @@ class Enqueues:
                 uncertain |= begun
                 if not uncertain:
                     raise
-            await asyncio.sleep(pause_seconds)
-            pause_seconds *= 4
         raise EnqueueUncertain([message.id for message in messages])
 
 
