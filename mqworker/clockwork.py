@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mqworker.broker import BrokerUnavailable
@@ -94,12 +95,11 @@ class Clockwork:
         except StorageUnavailable:
             log.debug("cannot give the duty %s back", name)  # it ends with its lease
 
-    async def run(self) -> None:
-        """Run until cancelled: the timers, and the rebuilds that the dispatcher asks for."""
-        async with asyncio.TaskGroup() as group:
-            for duty in self.duties.values():
-                group.create_task(self._timer(duty), name=f"timer {duty.name}")
-            group.create_task(self._rebuilder(), name="rebuilder")
+    @property
+    def loops(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """What runs until it is cancelled: a timer a sweep, and the rebuilds that the dispatcher asks for."""
+        timers = {f"timer {duty.name}": partial(self._timer, duty) for duty in self.duties.values()}
+        return {**timers, "rebuilder": self._rebuilder}
 
     async def _timer(self, duty: Duty) -> None:
         late = TIMER_AFTER_CRON if has_cron(duty.look_seconds) else 1.0

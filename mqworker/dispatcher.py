@@ -38,6 +38,7 @@ class Dispatcher:
         processor: Processor,
         settler: Settler,
         postgres: Outage,
+        redis: Outage,
         lock_seconds: float,
         on_memory_lost: Callable[[], None],
         on_unknown_instance: Callable[[str], None],
@@ -50,7 +51,7 @@ class Dispatcher:
         self._processor = processor
         self._settler = settler
         self._postgres = postgres
-        self._redis = Outage("Redis", "no new messages are leased until it returns")
+        self._redis = redis
         self._lock_seconds = lock_seconds
         self._on_memory_lost = on_memory_lost
         self._on_unknown_instance = on_unknown_instance

@@ -18,7 +18,9 @@ class Outage:
     def noticed(self, error: Exception) -> None:
         """A call failed because the server is away."""
         if not self._away:
-            log.warning("%s is away: %s", self._server, self._meanwhile, extra={"reason": str(error)})
+            log.warning(
+                "%s is away: %s", self._server, self._meanwhile, extra={"reason": str(error) or type(error).__name__}
+            )
         self._away = True
 
     def over(self) -> None:

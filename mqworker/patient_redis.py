@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -21,8 +20,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from mqworker.broker import connection_options
 from mqworker.lifecycle import describe_error
-
-log = logging.getLogger(__name__)
+from mqworker.outage import Outage
 
 AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OSError)
 PAUSE_SECONDS = 0.3
@@ -33,16 +31,21 @@ T = TypeVar("T")
 class Patience:
     """Repeats a command until Redis answers, or the worker stops."""
 
-    def __init__(self) -> None:
+    def __init__(self, outage: Outage) -> None:
+        self._outage = outage
         self.stopping = False
 
     async def until_answered(self, command: Callable[[], Awaitable[T]], *, when_stopping: T) -> T:
         """What ``command`` returns; ``when_stopping`` where it fails while the worker stops."""
         while True:
             try:
-                return await command()
+                answer = await command()
             except AWAY as error:
-                log.debug("arq waits for Redis", extra={"reason": type(error).__name__})
+                if not self.stopping:
+                    self._outage.noticed(error)
+            else:
+                self._outage.over()
+                return answer
             if self.stopping:
                 return when_stopping
             await asyncio.sleep(PAUSE_SECONDS)
@@ -79,7 +82,7 @@ class PatientPipeline(Pipeline):
 class PatientRedis(ArqRedis):
     """arq's client, patient, and with JSON in place of pickle: who can write to Redis must not run code in workers."""
 
-    def __init__(self, redis_url: str, *, queue_name: str) -> None:
+    def __init__(self, redis_url: str, outage: Outage, *, queue_name: str) -> None:
         pool = ConnectionPool.from_url(redis_url, **connection_options(redis_url))
         self._our_pool = pool
         super().__init__(
@@ -88,7 +91,7 @@ class PatientRedis(ArqRedis):
             job_deserializer=from_json,
             default_queue_name=queue_name,
         )
-        self.patience = Patience()
+        self.patience = Patience(outage)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         async def command() -> Any:

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 from uuid import uuid4
 
 from mqworker.broker import Broker, Keys, Wake
@@ -34,6 +35,11 @@ RESTART_PAUSE_SECONDS = 1.0
 LOOK_PAUSE_SECONDS = 0.5
 
 
+def redis_outage() -> Outage:
+    """What a worker says when Redis is away."""
+    return Outage("Redis", "no new messages are leased until it returns")
+
+
 def worker_name() -> str:
     """A name that tells people where a worker runs, and differs from every other worker's."""
     return f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:6]}"
@@ -42,13 +48,13 @@ def worker_name() -> str:
 class Runtime:
     """Everything of one worker but arq."""
 
-    def __init__(self, settings: Settings, executors: Mapping[str, Executor]) -> None:
+    def __init__(self, settings: Settings, executors: Mapping[str, Executor], redis: Outage | None = None) -> None:
         self.name = worker_name()
         self.settings = settings.require_servers()
         self.store = Store.open(settings, worker=self.name)
         self.broker = Broker(settings.redis_url.get_secret_value(), Keys(settings.key_prefix), owner=self.name)
         self.flights = Flights(settings.max_chats)
-        self._postgres = Outage("PostgreSQL", "sends in flight go on and are settled when it returns")
+        self._postgres = Outage("PostgreSQL", "nothing is claimed until it returns, what is in flight is settled then")
         lock_seconds = settings.lease_seconds * LOCK_MARGIN
         self.keeper = LeaseKeeper(
             self.flights,
@@ -70,6 +76,7 @@ class Runtime:
             processor=Processor(executors, _policy(settings), timeout_seconds=settings.executor_timeout_seconds),
             settler=self.settler,
             postgres=self._postgres,
+            redis=redis or redis_outage(),
             lock_seconds=lock_seconds,
             on_memory_lost=self.clockwork.memory_lost,
             on_unknown_instance=self.clockwork.unknown_instance,
@@ -102,9 +109,9 @@ class Runtime:
             "settler": self.settler.run,
             "keeper": self.keeper.run,
             "listener": self._wake.listen,
-            "clockwork": self.clockwork.run,
             "dispatcher": self.dispatcher.run,
             "watch": self._watch,
+            **self.clockwork.loops,
         }
         for name, run in work.items():
             self._tasks[name] = asyncio.create_task(_for_ever(name, run), name=name)
@@ -113,7 +120,7 @@ class Runtime:
         """Lease nothing more, let the sends in flight end and settle, at most ``drain_seconds``."""
         log.info("draining", extra={"worker": self.name, "in_flight": len(self.flights)})
         self.dispatcher.stop()
-        await self._end("clockwork", "listener")
+        await self._end("listener", *self.clockwork.loops)
         try:
             async with asyncio.timeout(self.settings.drain_seconds):
                 await self._tasks["dispatcher"]
@@ -137,12 +144,7 @@ class Runtime:
         log.info("worker stopped", extra={"worker": self.name})
 
     async def _end(self, *names: str) -> None:
-        tasks = {self._tasks[name] for name in names if name in self._tasks}
-        while tasks:
-            for task in tasks:
-                task.cancel()
-            # Again and again: before Python 3.12 asyncio.wait_for, which redis-py uses, can lose a cancellation.
-            _, tasks = await asyncio.wait(tasks, timeout=LOOK_PAUSE_SECONDS)
+        await end_tasks([self._tasks[name] for name in names if name in self._tasks])
 
     async def _watch(self) -> None:
         """Find sends that ignore their cancellation: only the end of this process ends them."""
@@ -155,6 +157,18 @@ class Runtime:
     def _stuck(self) -> list[Flight]:
         limit = self.settings.executor_timeout_seconds + CANCEL_GRACE_SECONDS
         return self.keeper.stuck(longer_than_seconds=limit)
+
+
+async def end_tasks(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel tasks until they have ended.
+
+    Once is not enough before Python 3.12: asyncio.wait_for, which redis-py sends with, can lose a cancellation.
+    """
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=LOOK_PAUSE_SECONDS)
 
 
 def _policy(settings: Settings) -> Policy:

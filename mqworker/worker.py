@@ -23,7 +23,7 @@ from mqworker.errors import ConfigError, SchemaBehind
 from mqworker.executors import Executor, ExecutorRegistry, load_registry
 from mqworker.logs import configure_logging, is_configured
 from mqworker.patient_redis import PatientRedis, from_json, to_json
-from mqworker.runtime import Runtime
+from mqworker.runtime import Runtime, end_tasks, redis_outage
 from mqworker.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def worker_settings(
     shell = _Shell(settings, executors, on_startup, on_shutdown)
     queue_name = Keys(settings.key_prefix).arq_queue
     attributes = {
-        "redis_pool": PatientRedis(settings.redis_url.get_secret_value(), queue_name=queue_name),
+        "redis_pool": PatientRedis(settings.redis_url.get_secret_value(), shell.redis, queue_name=queue_name),
         "queue_name": queue_name,
         "functions": list(functions),
         "cron_jobs": [*_cron_jobs(settings), *cron_jobs],
@@ -108,6 +108,7 @@ class _Shell:
         self._executors = executors
         self._on_startup = on_startup
         self._on_shutdown = on_shutdown
+        self.redis = redis_outage()
         self._runtime: Runtime | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._replacing: asyncio.Task[None] | None = None
@@ -115,7 +116,7 @@ class _Shell:
     async def startup(self, ctx: dict[Any, Any]) -> None:
         if not is_configured():
             configure_logging()
-        runtime = Runtime(self._settings, self._executors)
+        runtime = Runtime(self._settings, self._executors, self.redis)
         try:
             await runtime.check()
         except (ConfigError, SchemaBehind) as error:
@@ -151,7 +152,7 @@ class _Shell:
         await self._runtime.drain()
         ctx["redis"].patience.stopping = True
         if arq_main is not None:
-            arq_main.cancel()
+            await end_tasks([arq_main])
 
     async def _stop_if_stuck(self, stop: Callable[[], None]) -> None:
         assert self._runtime is not None

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from itertools import count
 
+import hypothesis
 import psycopg
 import pytest
 import redis
@@ -16,6 +17,10 @@ from mqworker.migrate import upgrade
 from mqworker.settings import Settings, load_settings
 
 TEMPLATE = "mqworker_template"
+
+# Tests share their machine's cores with two servers: how long an example takes says nothing about the code.
+hypothesis.settings.register_profile("noisy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("noisy")
 
 # What the promises are measured in, made short: their proportions are those of the defaults.
 SHORT = {

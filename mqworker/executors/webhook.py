@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
+import ssl
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.client import responses
@@ -27,6 +30,18 @@ RETRY_AFTER_LEAST_SECONDS = 1.0
 _PASSING = frozenset({408, 425, 429})
 
 
+# A pool of httpx looks at every connection for every request: one of 500 stalls the event loop for seconds.
+POOL_CONNECTIONS = 32
+
+
+@dataclass(slots=True, eq=False)
+class _Pool:
+    """One client, and how many sends it has under way."""
+
+    client: httpx.AsyncClient
+    sends: int = 0
+
+
 class WebhookExecutor:
     """An executor that posts the message as JSON, with its id as ``Idempotency-Key``.
 
@@ -41,7 +56,7 @@ class WebhookExecutor:
         self._url = _checked(url)
         self._timeout_seconds = timeout_seconds
         self._max_connections = max_connections
-        self._client: httpx.AsyncClient | None = None
+        self._pools: list[_Pool] = []
 
     async def __call__(self, message: Message) -> str | None:
         status, headers, body = await self._post(message)
@@ -51,15 +66,16 @@ class WebhookExecutor:
 
     async def aclose(self) -> None:
         """Close all connections. A later call opens new ones."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
+        pools, self._pools = self._pools, []
+        for pool in pools:
+            await pool.client.aclose()
 
     async def _post(self, message: Message) -> tuple[int, httpx.Headers, bytes]:
         headers = {"Idempotency-Key": str(message.id)}
-        post = self._opened().stream("POST", self._url, headers=headers, json=_body(message))
+        pool = self._least_busy()
+        pool.sends += 1
         try:
-            async with post as response:
+            async with pool.client.stream("POST", self._url, headers=headers, json=_body(message)) as response:
                 return response.status_code, response.headers, await _read(response)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise ExecutorError(f"webhook: cannot connect ({type(error).__name__})") from None
@@ -69,25 +85,35 @@ class WebhookExecutor:
         except httpx.HTTPError as error:
             # httpx's own texts may hold the URL, and with it a token.
             raise ExecutorError(f"webhook: the connection broke ({type(error).__name__})") from None
+        finally:
+            pool.sends -= 1
 
-    def _opened(self) -> httpx.AsyncClient:
+    def _least_busy(self) -> _Pool:
         # Made at the first message: a client belongs to the event loop in which it is used.
-        if self._client is None:
-            self._client = httpx.AsyncClient(
-                headers={"User-Agent": "mqworker", "Accept-Encoding": "identity"},
-                follow_redirects=False,
-                # One connection a chat in flight. Where one is still being closed, waiting for it has no
-                # limit of its own: the executor's timeout holds, and a full pool burns no attempt by itself.
-                timeout=httpx.Timeout(
-                    self._timeout_seconds, connect=min(self._timeout_seconds, CONNECT_SECONDS), pool=None
-                ),
-                limits=httpx.Limits(
-                    max_connections=self._max_connections,
-                    max_keepalive_connections=self._max_connections,
-                    keepalive_expiry=KEEPALIVE_SECONDS,
-                ),
-            )
-        return self._client
+        if not self._pools:
+            # One certificate store for all: loading it takes 20 ms.
+            tls = ssl.create_default_context()
+            self._pools = [
+                _Pool(self._new_client(tls)) for _ in range(math.ceil(self._max_connections / POOL_CONNECTIONS))
+            ]
+        return min(self._pools, key=lambda pool: pool.sends)
+
+    def _new_client(self, tls: ssl.SSLContext) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            headers={"User-Agent": "mqworker", "Accept-Encoding": "identity"},
+            follow_redirects=False,
+            verify=tls,
+            # One connection a chat in flight. Where one is still being closed, waiting for it has no
+            # limit of its own: the executor's timeout holds, and a full pool burns no attempt by itself.
+            timeout=httpx.Timeout(
+                self._timeout_seconds, connect=min(self._timeout_seconds, CONNECT_SECONDS), pool=None
+            ),
+            limits=httpx.Limits(
+                max_connections=min(POOL_CONNECTIONS, self._max_connections),
+                max_keepalive_connections=POOL_CONNECTIONS,
+                keepalive_expiry=KEEPALIVE_SECONDS,
+            ),
+        )
 
 
 def _checked(url: str) -> httpx.URL:

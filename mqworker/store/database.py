@@ -140,12 +140,19 @@ def _translate(error: BaseException) -> BaseException:
     if state in _READ_ONLY:
         return StorageReadOnly(f"PostgreSQL accepts no writes at the moment (SQLSTATE {state})")
     if is_connection_loss(error):
-        return StorageUnavailable(f"PostgreSQL cannot be reached ({state or type(error).__name__})")
+        return StorageUnavailable(f"PostgreSQL cannot be reached ({state or _refusal(error)})")
     if state in _NO_TABLE:
         return SchemaBehind("the database has not mqworker's tables, or older ones: run `mqworker migrate`")
     if isinstance(error, DBAPIError) and state is not None:
         return StatementFailed(state, _reason(error))
     return error
+
+
+def _refusal(error: BaseException) -> str:
+    """Why the server let nobody in (a wrong password, no such database): its own FATAL line, else the error's kind."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    _, fatal, reason = str(original).partition("FATAL: ")
+    return reason.splitlines()[0].strip() if fatal else type(original).__name__
 
 
 def _reason(error: DBAPIError) -> str:

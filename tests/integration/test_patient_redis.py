@@ -1,0 +1,99 @@
+"""arq's client: it outlives outages, speaks JSON, and what it plants or finds cannot run code."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from arq.jobs import DeserializationError, deserialize_job, serialize_job
+
+from mqworker.devserver import DevServers
+from mqworker.patient_redis import PatientRedis, from_json, to_json
+from mqworker.runtime import redis_outage
+from mqworker.testing.waiting import eventually
+
+
+@pytest.fixture
+async def new_client() -> AsyncIterator[Callable[[str], PatientRedis]]:
+    clients: list[PatientRedis] = []
+
+    def make(url: str) -> PatientRedis:
+        clients.append(PatientRedis(url, redis_outage(), queue_name="mq:arq"))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.patience.stopping = True
+        await client.aclose(close_connection_pool=True)
+
+
+async def test_jobs_go_round_as_json(redis_url: str, new_client: Callable[[str], PatientRedis]) -> None:
+    client = new_client(redis_url)
+    job = await client.enqueue_job("sweep", "reclaim", _job_id="one")
+    assert job is not None
+    assert await client.enqueue_job("sweep", "reclaim", _job_id="one") is None, "the id is taken"
+    stored = await client.get("arq:job:one")
+    assert stored.startswith(b"{")
+    assert (await job.info()).function == "sweep"  # type: ignore[union-attr]
+
+
+def test_a_planted_pickle_is_refused_and_does_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "owned"
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return (Path.touch, (target,))  # type: ignore[return-value]
+
+    with pytest.raises(DeserializationError):
+        deserialize_job(pickle.dumps(Evil()), deserializer=from_json)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"f": 1, "a": [], "k": {}}', b'{"f": "x", "a": {}, "k": {}}'])
+def test_what_is_no_job_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError):
+        from_json(data)
+
+
+def test_an_exception_is_stored_as_redacted_text() -> None:
+    data = to_json({"f": "x", "a": [], "k": {}, "r": ValueError("password=hunter22")})
+    assert b"ValueError" in data
+    assert b"hunter22" not in data
+    assert serialize_job("x", (1,), {}, None, 0, serializer=to_json)
+
+
+async def test_commands_and_pipelines_wait_out_an_outage(
+    own_servers: DevServers, new_client: Callable[[str], PatientRedis]
+) -> None:
+    redis = own_servers.redis
+    assert redis is not None
+    client = new_client(redis.url)
+    await client.set("key", "1")
+    redis.kill()
+    command = asyncio.ensure_future(client.set("other", "2"))
+    job = asyncio.ensure_future(client.enqueue_job("sweep", _job_id="two"))
+    done, _ = await asyncio.wait([command, job], timeout=0.5)
+    assert not done
+    await asyncio.to_thread(redis.start)
+    assert await asyncio.wait_for(command, 10)
+    await asyncio.wait_for(job, 10)
+    await eventually(lambda: client.exists("arq:job:two"), "the job is there once")
+
+
+async def test_nothing_waits_while_the_worker_stops(
+    own_servers: DevServers, new_client: Callable[[str], PatientRedis]
+) -> None:
+    redis = own_servers.redis
+    assert redis is not None
+    client = new_client(redis.url)
+    redis.kill()
+    # arq's last word is the DEL of its health key, and it may come before anything told us to stop.
+    assert await asyncio.wait_for(client.delete("mq:arq:health-check"), 10) is None
+    async with client.pipeline() as pipeline:
+        pipeline.get("a")
+        pipeline.get("b")
+        assert await asyncio.wait_for(pipeline.execute(), 10) == [None, None]
