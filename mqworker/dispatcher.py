@@ -129,7 +129,7 @@ class Dispatcher:
         if self._stopping:
             self._settler.put(flight, Settlement.released())
             return
-        flight.task = asyncio.create_task(self._fly(flight), name=f"send {flight.claim.message.id}")
+        flight.task = asyncio.create_task(self._fly(flight))
 
     async def _fly(self, flight: Flight) -> None:
         if log.isEnabledFor(logging.DEBUG):

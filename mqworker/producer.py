@@ -88,12 +88,13 @@ class Announcer:
         self._owed: deque[Entry] = deque(maxlen=OWED)
         self._away_until = 0.0
         self._away = False
+        self._closed = False
         self._background: set[asyncio.Task[None]] = set()
 
     async def announce(self, entries: Sequence[Entry]) -> None:
         """Announce stored messages."""
-        if not entries:
-            return
+        if not entries or self._closed:
+            return  # a session may commit after its queue was closed: the workers' reconcile finds the message
         _say("persisted", entries)
         if monotonic() < self._away_until:
             self._owed.extend(entries)
@@ -167,7 +168,8 @@ class Announcer:
         task.add_done_callback(self._background.discard)
 
     async def aclose(self) -> None:
-        """Wait for what is under way."""
+        """Wait for what is under way; nothing is announced afterwards."""
+        self._closed = True
         tasks = [task for task in (self._flush, *self._background) if task is not None]
         if tasks:
             await asyncio.wait(tasks)

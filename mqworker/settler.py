@@ -19,6 +19,7 @@ BATCH = 500
 OWED = 20_000
 """Finishes kept while Redis is away; what is beyond them reconcile finds."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 1.0
+LATE_WAIT_SECONDS = 0.1
 
 
 class Settler:
@@ -117,13 +118,14 @@ class Settler:
 
 
 def _finish(flight: Flight, settlement: Settlement, settled: Settled) -> Finish:
-    claim = flight.claim
-    entry = Entry(claim.chat, claim.seq, claim.message.id, claim.message.priority)
+    chat, token = flight.lease.chat, flight.lease.token
+    message = flight.claim.message
+    entry = Entry(chat, flight.claim.seq, message.id, message.priority)
     gap = settlement.gap_seconds or 0.0
     match settled.status:
         case None:
-            return Finish(claim.chat, flight.lease.token, 0.1)
+            return Finish(chat, token, LATE_WAIT_SECONDS)
         case "PENDING":
-            return Finish(claim.chat, flight.lease.token, settled.wait_seconds, gap, kept=entry)
+            return Finish(chat, token, settled.wait_seconds, gap, kept=entry)
         case _:
-            return Finish(claim.chat, flight.lease.token, gap, gap, done=entry)
+            return Finish(chat, token, gap, gap, done=entry)

@@ -80,22 +80,25 @@ class Sweeps:
     async def reconcile(self) -> int:
         """Announce what Redis does not know: all recent messages, and the next stretch of the old ones.
 
-        Recent means since two periods ago, or since the oldest transaction now open began: a row carries the time
-        of its insert, but appears at its commit. Returns how many were found.
+        Recent means since two periods ago, or since the oldest transaction began that was open at the last reconcile:
+        a row carries the time of its insert, but appears at its commit. Returns how many were found.
         """
+        progress = await self._store.duties.progress("reconcile") or {}
         start = await self._store.pages.window_start(window_seconds=2 * self._settings.reconcile_every_seconds)
         found = 0
-        async for page in self._walk(start):
+        async for page in self._walk(min(start, _place(progress.get("window")) or start, key=lambda p: p.created_at)):
             found += await self._broker.announce(_entries(page.messages), wake=False)
-        found += await self._walk_on()
+        more, place = await self._walk_on(_place(progress.get("walk")))
+        found += more
+        noted = {"window": _progress(start), "walk": _progress(place)}
+        await self._store.duties.note_progress("reconcile", noted)
         await self._broker.sweep_instances()
         if found:
             log.info("reconciled: announces that had been lost", extra={"messages": found})
         return found
 
-    async def _walk_on(self) -> int:
+    async def _walk_on(self, place: Place | None) -> tuple[int, Place | None]:
         """Go on with the walk through all waiting messages, where whoever did it last left off."""
-        place = _place(await self._store.duties.progress("reconcile"))
         deadline = monotonic() + WALK_SHARE * self._settings.reconcile_every_seconds
         found = 0
         async for page in self._walk(place):
@@ -103,8 +106,7 @@ class Sweeps:
             place = page.end
             if monotonic() > deadline:
                 break
-        await self._store.duties.note_progress("reconcile", _progress(place))
-        return found
+        return found, place
 
     async def _walk(self, start: Place | None) -> AsyncIterator[Page]:
         place = start

@@ -123,5 +123,7 @@ WINDOW_START = text(
     SELECT LEAST(statement_timestamp() - make_interval(secs => :window), min(xact_start))
     FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+      -- Who has written nothing yet holds no row back: a backup of many hours must not widen every look.
+      AND backend_xid IS NOT NULL
     """
 )

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
+from mqworker import MessageQueue
 from mqworker.broker import Broker, Keys
 from mqworker.devserver import DevServers
 from mqworker.migrate import upgrade
@@ -50,6 +51,12 @@ async def new_broker(settings: Settings) -> AsyncIterator[Callable[..., Broker]]
 @pytest.fixture
 def broker(new_broker: Callable[..., Broker]) -> Broker:
     return new_broker()
+
+
+@pytest.fixture
+async def queue(settings: Settings) -> AsyncIterator[MessageQueue]:
+    async with MessageQueue(settings) as opened:
+        yield opened
 
 
 @pytest.fixture

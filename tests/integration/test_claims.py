@@ -233,6 +233,15 @@ async def test_a_scheduled_message_stands_outside_until_it_is_due_then_enters_by
     assert order == [scheduled, first], "now it is the highest priority that waits"
 
 
+async def test_a_due_message_of_low_priority_waits_for_a_higher_one_that_came_later(store: Store) -> None:
+    due = await put(store, scheduled_at=datetime.now(UTC) - timedelta(seconds=1))
+    higher = await put(store, priority=1)
+    held = await claim(store)
+    assert held.message.id == higher
+    await settle(store, held)
+    assert (await claim(store)).message.id == due
+
+
 async def test_due_messages_of_equal_priority_go_by_seq_and_not_by_their_schedule(store: Store) -> None:
     hour_ago, minute_ago = "interval '1 hour'", "interval '1 minute'"
     first = await put(store, scheduled_at=datetime.now(UTC))

@@ -99,7 +99,10 @@ async def test_a_repeat_after_a_broken_connection_tells_the_same_and_changes_not
 ) -> None:
     held = await claimed(store)
     first = await settle(store, held, settlement)
-    stored, gap = await row(store, held.message.id), await sql(store, "SELECT chat_id, next_at::text FROM message_queue_chats")
+    stored, gap = (
+        await row(store, held.message.id),
+        await sql(store, "SELECT chat_id, next_at::text FROM message_queue_chats"),
+    )
     assert await settle(store, held, settlement) == first == settlement.status
     again = await row(store, held.message.id)
     assert again[: len(again) - 2] == stored[: len(stored) - 2]
