@@ -76,11 +76,11 @@ class Gateway:
         self._seen[send.message_id] += 1
         await asyncio.sleep(payload.get("hold_seconds", 0))
         failing = self._seen[send.message_id] <= payload.get("fail_times", 0)
-        send.status = 500 if failing else payload.get("status", 201)
-        if send.status == 201:
+        status: int = 500 if failing else payload.get("status", 201)
+        if status == 201:
             self.accepted.add(send.message_id)
-        send.end = monotonic()
-        return send.status
+        send.status, send.end = status, monotonic()
+        return status
 
     def has_accepted(self, message_id: str) -> bool:
         return message_id in self.accepted

@@ -35,12 +35,12 @@ def store(new_store: Callable[..., Store]) -> Store:
 
 
 @pytest.fixture
-async def new_broker(settings: Settings) -> AsyncIterator[Callable[..., Broker]]:
+async def new_broker(redis_url: str) -> AsyncIterator[Callable[..., Broker]]:
     """Makes brokers with connections of their own."""
     brokers: list[Broker] = []
 
     def make(owner: str = "w1") -> Broker:
-        brokers.append(Broker(settings.redis_url.get_secret_value(), Keys(settings.key_prefix), owner=owner))
+        brokers.append(Broker(redis_url, Keys(), owner=owner))
         return brokers[-1]
 
     yield make

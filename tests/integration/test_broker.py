@@ -159,6 +159,9 @@ async def test_any_text_is_a_chat_and_an_account_of_its_own(broker: Broker) -> N
     assert sorted(taken.instances) == sorted(STRANGE[:4])
     leased = await broker.lease(taken.instances, max_chats=500, lock_seconds=LOCK_SECONDS)
     assert sorted(held.chat for one in leased for held in one.leases) == sorted(chats)
+    assert not [key for key in await everything(broker) if re.search(r"[\s\x00-\x1f\x7f]", key)], (
+        "redis-cli can show them"
+    )
     held = [held for one in leased for held in one.leases]
     await broker.answer(claimed=[], empty=held, waiting=[], lock_seconds=LOCK_SECONDS)
     assert set(await everything(broker)) == {broker.keys.instances}

@@ -33,7 +33,7 @@ async def test_a_worker_whose_claim_was_taken_over_cancels_its_send_and_changes_
             cancelled.set()
             raise
 
-    async with working(settings, hang, renew_seconds=0.1) as runtime:
+    async with working(settings, hang, renew_seconds=0.1, executor_timeout_seconds=60.0) as runtime:
         await eventually(began.is_set, "the send began")
         await change(store, message_id, "claim_id = gen_random_uuid(), lease_expires_at = now() + interval '1 hour'")
         await eventually(cancelled.is_set, "the send is cancelled")
