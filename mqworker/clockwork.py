@@ -168,9 +168,14 @@ class Clockwork:
 
     async def _refill(self) -> None:
         """Whoever noticed the loss first does it; for the others the mark of a rebuild is memory enough."""
-        self._memory_lost = False
-        if not await self._sweeps.memory_is_whole():
-            await self._do("rebuild", self._sweeps.rebuild, every_seconds=0.0, now=True)
+        if await self._sweeps.memory_is_whole() or await self._do(
+            "rebuild", self._sweeps.rebuild, every_seconds=0.0, now=True
+        ):
+            self._memory_lost = False
+        else:
+            # Somebody holds the duty, perhaps of a rebuild that ended just before the loss: look again.
+            await asyncio.sleep(AGAIN_SECONDS)
+            self._wanted.set()
 
     async def _learn(self, instances: set[str]) -> None:
         if await self._sweeps.is_rebuilding():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
@@ -60,6 +61,11 @@ def new_clockwork(
         return Clockwork(store, sweeps, own), sweeps
 
     return make
+
+
+async def whole(broker: Broker) -> bool:
+    """Filled, and not just being filled."""
+    return await broker.remembers() and not await broker.is_rebuilding()
 
 
 @asynccontextmanager
@@ -150,13 +156,13 @@ async def test_a_lost_memory_is_filled_at_once(
     clockwork, _ = new_clockwork(reconcile_every_seconds=600.0)
     await put(store)
     async with running(clockwork):
-        await eventually(broker.remembers, "the start has filled Redis")
+        await eventually(partial(whole, broker), "the start has filled Redis")
         for _ in range(2):  # the second time within the minute in which a start would be skipped
             await broker.redis.flushall()
             clockwork.memory_lost()
 
             async def filled() -> bool:
-                return await known(broker) == {"a"} and await broker.remembers()
+                return await known(broker) == {"a"} and await whole(broker)
 
             await eventually(filled, "Redis was filled again")
         await eventually(lambda: done.count("rebuild") == 3, "each loss was filled by a rebuild of its own")
