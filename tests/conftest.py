@@ -99,6 +99,23 @@ def settings(database_url: str, redis_url: str) -> Settings:
 
 
 @pytest.fixture
+def own_servers() -> Iterator[DevServers]:
+    """Servers that this test may kill."""
+    with DevServers(durable=False) as started:
+        yield started
+
+
+@pytest.fixture
+def own_settings(own_servers: DevServers) -> Settings:
+    """Settings for servers that this test may kill."""
+    settings = load_settings(
+        _env_file=None, database_url=own_servers.database_url, redis_url=own_servers.redis_url, **SHORT
+    )
+    upgrade(settings.database_url.get_secret_value())
+    return settings
+
+
+@pytest.fixture
 def environment(database_url: str, redis_url: str) -> dict[str, str]:
     """The same for a process."""
     return process_environment(database_url, redis_url)

@@ -10,12 +10,10 @@ from pathlib import Path
 import pytest
 
 from mqworker import MessageQueue
-from mqworker.devserver import DevServers
-from mqworker.migrate import upgrade
-from mqworker.settings import Settings, load_settings
+from mqworker.settings import Settings
 from tests.acceptance.gateway import Gateway
 from tests.acceptance.processes import WorkerProcess
-from tests.conftest import SHORT, process_environment
+from tests.conftest import process_environment
 
 _numbers = count(1)
 
@@ -81,23 +79,6 @@ def fleet(new_fleet: Callable[..., Fleet], settings: Settings) -> Fleet:
 async def queue(settings: Settings) -> AsyncIterator[MessageQueue]:
     async with MessageQueue(settings) as opened:
         yield opened
-
-
-@pytest.fixture
-def own_servers() -> Iterator[DevServers]:
-    """Servers that this test may kill."""
-    with DevServers(durable=False) as started:
-        yield started
-
-
-@pytest.fixture
-def own_settings(own_servers: DevServers) -> Settings:
-    """Settings for servers that this test may kill."""
-    settings = load_settings(
-        _env_file=None, database_url=own_servers.database_url, redis_url=own_servers.redis_url, **SHORT
-    )
-    upgrade(settings.database_url.get_secret_value())
-    return settings
 
 
 @pytest.fixture

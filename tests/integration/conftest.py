@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from mqworker import MessageQueue
 from mqworker.broker import Broker, Keys
-from mqworker.devserver import DevServers
-from mqworker.migrate import upgrade
-from mqworker.settings import Settings, load_settings
+from mqworker.settings import Settings
 from mqworker.store import Store
-from tests.conftest import SHORT
 
 
 @pytest.fixture
@@ -57,20 +54,3 @@ def broker(new_broker: Callable[..., Broker]) -> Broker:
 async def queue(settings: Settings) -> AsyncIterator[MessageQueue]:
     async with MessageQueue(settings) as opened:
         yield opened
-
-
-@pytest.fixture
-def own_servers() -> Iterator[DevServers]:
-    """Servers that this test may kill."""
-    with DevServers(durable=False) as started:
-        yield started
-
-
-@pytest.fixture
-def own_settings(own_servers: DevServers) -> Settings:
-    """Settings for servers that this test may kill."""
-    settings = load_settings(
-        _env_file=None, database_url=own_servers.database_url, redis_url=own_servers.redis_url, **SHORT
-    )
-    upgrade(settings.database_url.get_secret_value())
-    return settings
