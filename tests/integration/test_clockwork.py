@@ -70,13 +70,15 @@ async def whole(broker: Broker) -> bool:
 
 @asynccontextmanager
 async def running(clockwork: Clockwork) -> AsyncIterator[None]:
-    tasks = [asyncio.ensure_future(loop()) for loop in clockwork.loops.values()]
+    tasks = {asyncio.ensure_future(loop()) for loop in clockwork.loops.values()}
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        while tasks:
+            # Again and again: before Python 3.12 redis-py can lose a cancellation.
+            for task in tasks:
+                task.cancel()
+            _, tasks = await asyncio.wait(tasks, timeout=0.5)
 
 
 async def known(broker: Broker) -> set[str]:
