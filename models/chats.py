@@ -30,4 +30,4 @@ class Chat(Row, table=True):
 
     instance: str = Field(sa_column=Column(Text, primary_key=True))
     chat_id: str = Field(sa_column=Column(Text, primary_key=True))
-    next_at: datetime | None = Field(default=None, sa_column=timestamp(default="'-infinity'", nullable=False))
+    next_at: datetime | None = Field(default=None, sa_column=timestamp(default="'epoch'", nullable=False))

@@ -22,6 +22,6 @@ class Duty(Row, table=True):
 
     name: str = Field(sa_column=Column(Text, primary_key=True))
     owner: str | None = Field(default=None, sa_column=Column(Text))
-    until: datetime | None = Field(default=None, sa_column=timestamp(default="'-infinity'", nullable=False))
+    until: datetime | None = Field(default=None, sa_column=timestamp(default="'epoch'", nullable=False))
     last_done_at: datetime | None = Field(default=None, sa_column=timestamp())
     progress: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB))

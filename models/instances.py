@@ -25,7 +25,7 @@ class Instance(Row, table=True):
 
     instance: str = Field(sa_column=Column(Text, primary_key=True))
     client_id: int | None = Field(default=None, sa_column=Column(Integer))
-    next_at: datetime | None = Field(default=None, sa_column=timestamp(default="'-infinity'", nullable=False))
+    next_at: datetime | None = Field(default=None, sa_column=timestamp(default="'epoch'", nullable=False))
     clean_every_hours: float | None = Field(default=None, sa_column=Column(Double))
     retention_days: float | None = Field(default=None, sa_column=Column(Double))
     cleaned_at: datetime | None = Field(default=None, sa_column=timestamp())

@@ -42,6 +42,10 @@ class Item(Row, table=True):
         ),
         CheckConstraint("char_length(instance) BETWEEN 1 AND 255", name="message_queue_items_instance"),
         CheckConstraint("char_length(chat_id) BETWEEN 1 AND 255", name="message_queue_items_chat_id"),
+        CheckConstraint(
+            "isfinite(created_at) AND isfinite(updated_at) AND isfinite(scheduled_at) AND isfinite(available_at)",
+            name="message_queue_items_times",
+        ),
         # The head of a chat is the first entry of a range of this index; what is scheduled for later stands behind
         # '-infinity' and is not walked over. The collation ties the claim to this index, whatever the statistics say.
         Index(

@@ -44,7 +44,10 @@ TABLES = (
         CONSTRAINT message_queue_items_status
             CHECK (status IN ('PENDING', 'PROCESSING', 'COMPLETED', 'FAILED', 'CANCELLED')),
         CONSTRAINT message_queue_items_instance CHECK (char_length(instance) BETWEEN 1 AND 255),
-        CONSTRAINT message_queue_items_chat_id CHECK (char_length(chat_id) BETWEEN 1 AND 255)
+        CONSTRAINT message_queue_items_chat_id CHECK (char_length(chat_id) BETWEEN 1 AND 255),
+        -- A time at infinity, put in by hand, cannot be read by the driver and would fail everything it is read with.
+        CONSTRAINT message_queue_items_times
+            CHECK (isfinite(created_at) AND isfinite(updated_at) AND isfinite(scheduled_at) AND isfinite(available_at))
     ) WITH (
         fillfactor = 70,
         autovacuum_vacuum_scale_factor = 0.0,
@@ -59,7 +62,7 @@ TABLES = (
     CREATE TABLE message_queue_chats (
         instance text        NOT NULL,
         chat_id  text        NOT NULL,
-        next_at  timestamptz NOT NULL DEFAULT '-infinity',
+        next_at  timestamptz NOT NULL DEFAULT 'epoch',
         PRIMARY KEY (instance, chat_id)
     ) WITH (
         fillfactor = 50,
@@ -72,7 +75,7 @@ TABLES = (
     CREATE TABLE message_queue_instances (
         instance          text        PRIMARY KEY,
         client_id         integer,
-        next_at           timestamptz NOT NULL DEFAULT '-infinity',
+        next_at           timestamptz NOT NULL DEFAULT 'epoch',
         clean_every_hours double precision,
         retention_days    double precision,
         cleaned_at        timestamptz,
@@ -85,7 +88,7 @@ TABLES = (
     CREATE TABLE message_queue_duties (
         name         text        PRIMARY KEY,
         owner        text,
-        until        timestamptz NOT NULL DEFAULT '-infinity',
+        until        timestamptz NOT NULL DEFAULT 'epoch',
         last_done_at timestamptz,
         progress     jsonb
     )

@@ -84,7 +84,7 @@ NOTE = text(
 DONE = text(
     """
     UPDATE message_queue_duties
-    SET until = '-infinity', last_done_at = CASE WHEN :done THEN clock_timestamp() ELSE last_done_at END
+    SET until = 'epoch', last_done_at = CASE WHEN :done THEN clock_timestamp() ELSE last_done_at END
     WHERE name = :name AND owner = :owner
     RETURNING 1
     """

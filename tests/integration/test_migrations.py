@@ -126,3 +126,13 @@ def test_a_row_by_plain_sql_needs_four_values(new_database: Callable[[], str]) -
             """
         ).fetchone()
     assert row == ("PENDING", 0, False, "default", 0, 3, 1, True)
+
+
+@pytest.mark.parametrize("column", ["created_at", "updated_at", "scheduled_at", "available_at"])
+def test_a_time_at_infinity_is_refused(database_url: str, column: str) -> None:
+    """The driver cannot read one: a single such row would fail every claim and rebuild that meets it."""
+    with psycopg.connect(database_url) as connection, pytest.raises(psycopg.errors.CheckViolation):
+        connection.execute(
+            f"""INSERT INTO message_queue_items (instance, chat_id, client_id, payload, {column})
+                VALUES ('shop', 'a', 7, '{{}}', 'infinity')""".encode()
+        )
