@@ -13,7 +13,8 @@ It answers 201 with an ``id``. A payload may script it, by keys of its own:
     "retry_after": 2            429 with that ``Retry-After`` at the first attempt
 
 Every attempt is two JSON lines in the log, ``start`` and ``end``, with the time on one clock that does not jump;
-:mod:`mqworker.testing.history` reads them. Payloads are not logged. Only the standard library is used.
+:mod:`mqworker.testing.history` reads them. Whatever follows a ``?`` in the URL is logged as ``query``: who sent it.
+Payloads are not logged. Only the standard library is used.
 """
 
 from __future__ import annotations
@@ -102,10 +103,12 @@ class Gateway:
         if message is None:
             _answer(writer, 400, {"error": "not a message"})
             return True
-        await self._attempt(message, started_at, writer)
+        await self._attempt(message, _query(head), started_at, writer)
         return True
 
-    async def _attempt(self, message: dict[str, Any], started_at: float, writer: asyncio.StreamWriter) -> None:
+    async def _attempt(
+        self, message: dict[str, Any], query: str, started_at: float, writer: asyncio.StreamWriter
+    ) -> None:
         self._requests += 1
         chat = (str(message.get("instance")), str(message.get("chat_id")))
         facts = {
@@ -116,18 +119,20 @@ class Gateway:
             "attempt": message.get("attempt", 0),
         }
         self._in_chat[chat] += 1
-        self._write("start", **facts, at=started_at, in_chat=self._in_chat[chat])
+        self._write("start", **facts, query=query, at=started_at, in_chat=self._in_chat[chat])
         script = message["payload"] if isinstance(message.get("payload"), dict) else {}
         try:
             await asyncio.sleep(_number(script.get("send_seconds"), random.uniform(*self._send_seconds)))
             self._tries[facts["id"]] += 1
             status, headers = _verdict(script, self._tries[facts["id"]])
             body = {"id": f"gateway-{facts['request']}"} if status == 201 else {"error": "as the payload asked for"}
+            # Before the answer: a sender that hears it on another core may be sending again while we look at the clock.
+            ended_at = now()
             _answer(writer, status, body, headers)
         finally:
             # No await since the answer: nothing of this chat can have begun in between.
             self._in_chat[chat] -= 1
-        self._write("end", **facts, at=now(), status=status)
+        self._write("end", **facts, at=ended_at, status=status)
         await writer.drain()
 
     def _write(self, event: str, **facts: object) -> None:
@@ -141,6 +146,11 @@ def _content_length(head: bytes) -> int | None:
             length = int(value)
             return length if length <= BODY_BYTES else None
     return None
+
+
+def _query(head: bytes) -> str:
+    """What follows the ``?`` in the request line's target."""
+    return head.partition(b"\r\n")[0].partition(b"?")[2].partition(b" ")[0].decode(errors="replace")
 
 
 def _message(body: bytes) -> dict[str, Any] | None:

@@ -1,0 +1,110 @@
+"""What one run does: how much, how long, how often each fault, and what it must have seen to mean anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+# The proportions of the defaults, made short: a lease that ends after 2 s is lost fifteen times as often.
+PROFILE: dict[str, float] = {
+    "delay_min_seconds": 0.05,
+    "delay_max_seconds": 0.15,
+    "backoff_base_seconds": 0.2,
+    "backoff_cap_seconds": 1.0,
+    "executor_timeout_seconds": 4.0,
+    "lease_seconds": 2.0,
+    "renew_seconds": 0.6,
+    "reclaim_every_seconds": 0.5,
+    "reconcile_every_seconds": 1.0,
+    "drain_seconds": 10.0,
+    "max_chats": 200,
+}
+
+Weights = Mapping[str, float]
+
+WORKER_FAULTS: Weights = {"kill -9": 62, "zombie": 20, "short stop": 5, "SIGTERM": 10, "SIGTERM, then kill": 3}
+REDIS_FAULTS: Weights = {
+    "FLUSHALL": 24,
+    "kill, empty restart": 24,
+    "kill, stale restart": 16,
+    "SCRIPT FLUSH": 12,
+    "freeze": 12,
+    "memory full": 12,
+}
+POSTGRES_FAULTS: Weights = {
+    "kill -9": 52,
+    "kill one backend": 10,
+    "terminate backends": 20,
+    "read-only": 9,
+    "freeze": 9,
+}
+LINK_FAULTS: Weights = {
+    "lose answer": 46,
+    "reset": 18,
+    "latency": 14,
+    "black hole": 12,
+    "answers held": 10,
+}
+PRODUCER_FAULTS: Weights = {"kill -9": 1}
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One stream of faults: what, and how many seconds of rest between two."""
+
+    faults: Weights
+    rest_seconds: tuple[float, float]
+
+
+LANES: dict[str, Lane] = {
+    "worker 1": Lane(WORKER_FAULTS, (0.3, 1.6)),
+    "worker 2": Lane(WORKER_FAULTS, (0.3, 1.6)),
+    "Redis": Lane(REDIS_FAULTS, (3.0, 9.0)),
+    "PostgreSQL": Lane(POSTGRES_FAULTS, (9.0, 20.0)),
+    "link": Lane(LINK_FAULTS, (0.5, 3.0)),
+    "producer": Lane(PRODUCER_FAULTS, (20.0, 60.0)),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run. ``rate`` is messages a second over all producers; ``least`` is what makes the run count."""
+
+    seed: int
+    minutes: float
+    workers: int = 4
+    producers: int = 2
+    rate: float = 66.0
+    instances: int = 4
+    chats: int = 240
+    rude_share: float = 0.006
+    lanes: Mapping[str, Lane] = field(default_factory=lambda: LANES)
+    settings: Mapping[str, float] = field(default_factory=lambda: PROFILE)
+    least: Mapping[str, int] = field(default_factory=dict)
+    mutant: str = ""
+    drop_index: bool = False
+    quiet_seconds: float = 90.0
+    """How long the queue may take to empty after the last fault."""
+
+    def with_settings(self, **changes: float) -> Plan:
+        return replace(self, settings={**self.settings, **changes})
+
+
+# A run with less than this a minute would have shown little.
+LEAST_A_MINUTE = {
+    "messages": 2500,
+    "workers killed with sends in flight": 6,
+    "claims reclaimed": 10,
+    "zombies": 2,
+    "late settles refused": 1,
+    "stale proposals": 20,
+    "failed attempts retried": 50,
+    "Redis losses": 1,
+    "PostgreSQL crashes": 0.75,
+    "ambiguous commits": 1,
+}
+
+
+def least_of(minutes: float) -> dict[str, int]:
+    """What a run of that length must have seen."""
+    return {what: max(1, int(number * minutes)) for what, number in LEAST_A_MINUTE.items()}

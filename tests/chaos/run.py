@@ -1,0 +1,118 @@
+"""One run, end to end: servers, processes, faults, quiet, and a folder with all that happened."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import redis
+
+from mqworker.devserver import DevServers
+from mqworker.migrate import upgrade
+from mqworker.settings import load_settings
+from mqworker.testing.gateway import now
+from mqworker.testing.waiting import eventually
+from tests.chaos import audit
+from tests.chaos.fleet import CANARY_PASSWORD, Fleet
+from tests.chaos.nemesis import Faults, Nemesis
+from tests.chaos.plan import Plan
+from tests.chaos.producer import CANARY
+
+DRAIN_PATIENCE_SECONDS = 30.0
+# Files that hold what the test itself must know.
+NOT_SCANNED = frozenset({"run.json"})
+
+
+async def carry_out(plan: Plan, folder: Path) -> None:
+    """Run ``plan``; afterwards ``folder`` holds what :func:`tests.chaos.history.read` reads."""
+    with DevServers(folder / "servers") as servers:
+        settings = load_settings(_env_file=None, database_url=servers.database_url)
+        await asyncio.to_thread(upgrade, settings.database_url.get_secret_value())
+        audit.install(servers.database_url)
+        if plan.drop_index:
+            audit.drop_index(servers.database_url)
+        fleet = Fleet(plan, servers, folder)
+        try:
+            await fleet.start()
+            await _unfold(plan, servers, fleet, folder)
+        finally:
+            await fleet.aclose()
+        audit.dump(servers.database_url, folder)
+    _note(plan, folder)
+
+
+async def _unfold(plan: Plan, servers: DevServers, fleet: Fleet, folder: Path) -> None:
+    stopping = asyncio.Event()
+    keeper = asyncio.create_task(fleet.keep_alive())
+    nemesis = asyncio.create_task(Nemesis(plan, Faults(plan, servers, fleet, folder)).run(stopping))
+    await asyncio.wait([nemesis, keeper], timeout=plan.minutes * 60, return_when=asyncio.FIRST_COMPLETED)
+    stopping.set()
+    await nemesis
+    for slot in fleet.producers:
+        slot.busy = True
+        await slot.stop(DRAIN_PATIENCE_SECONDS)
+    quiet_from = time.time()
+    emptied = await _until_empty(plan, servers)
+    left = await _until_redis_empty(servers) if emptied else []
+    keeper.cancel()
+    await asyncio.gather(keeper, return_exceptions=True)
+    for slot in fleet.workers:
+        slot.busy = True
+        await slot.stop(DRAIN_PATIENCE_SECONDS)
+    (folder / "quiet.json").write_text(json.dumps({"quiet_seconds": time.time() - quiet_from, "redis_left": left}))
+
+
+async def _until_empty(plan: Plan, servers: DevServers) -> bool:
+    try:
+        await eventually(
+            lambda: audit.waiting(servers.database_url) == 0, "all has ended", timeout_seconds=plan.quiet_seconds
+        )
+    except AssertionError:
+        return False  # the checker says what is left
+    return True
+
+
+async def _until_redis_empty(servers: DevServers) -> list[str]:
+    """What Redis holds of chats a moment after the last gap has passed."""
+    client = redis.Redis.from_url(servers.redis_url, decode_responses=True)
+
+    def left() -> list[str]:
+        words = (":chat:", ":ready", ":leased", ":scheduled")
+        return [key for key in client.scan_iter("mq:*", count=1000) if any(word in key for word in words)]
+
+    try:
+        await eventually(lambda: not left(), "Redis holds nothing of a chat", timeout_seconds=15)
+    except AssertionError:
+        return left()
+    else:
+        return []
+    finally:
+        client.close()
+
+
+def _note(plan: Plan, folder: Path) -> None:
+    quiet = json.loads((folder / "quiet.json").read_text())
+    facts = {
+        **{key: value for key, value in asdict(plan).items() if key not in ("lanes", "settings")},
+        **plan.settings,
+        **quiet,
+        "gateway_offset": time.time() - now(),
+        "canaries": _canaries(folder),
+    }
+    (folder / "run.json").write_text(json.dumps(facts, indent=1))
+
+
+def _canaries(folder: Path) -> list[tuple[str, str]]:
+    """Where the text of a message, or a password, can be read."""
+    for log in (folder / "servers").glob("*.log"):
+        shutil.copy2(log, folder / f"server-{log.name}")
+    found = []
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name not in NOT_SCANNED:
+            content = path.read_bytes()
+            found += [(canary, path.name) for canary in (CANARY, CANARY_PASSWORD) if canary.encode() in content]
+    return found
