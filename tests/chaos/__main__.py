@@ -15,7 +15,9 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.chaos.history import read
+from tests.chaos.mutants import MUTANTS
 from tests.chaos.plan import Plan, least_of
+from tests.chaos.proving import plan_of, prove
 from tests.chaos.report import Report, report, show
 from tests.chaos.run import carry_out
 
@@ -25,10 +27,9 @@ def main() -> int:
     console = Console(width=None if sys.stdout.isatty() else 100)
     if options.check:
         return _tell(report(read(options.check)), options, console)
-    plan = Plan(
-        seed=options.seed, minutes=options.minutes, workers=options.workers, rate=options.rate,
-        least=least_of(options.minutes),
-    )
+    if options.mutants is not None:
+        return 0 if asyncio.run(prove(options.mutants or list(MUTANTS), options.seed, console)) else 1
+    plan = plan_of(options.mutant, options.seed) if options.mutant else _plan(options)
     folder = options.keep or Path(tempfile.mkdtemp(prefix="chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
     # The servers may run as another user.
@@ -42,6 +43,16 @@ def main() -> int:
     return code
 
 
+def _plan(options: argparse.Namespace) -> Plan:
+    return Plan(
+        seed=options.seed,
+        minutes=options.minutes,
+        workers=options.workers,
+        rate=options.rate,
+        least=least_of(options.minutes),
+    )
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/chaos",
@@ -53,6 +64,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=66.0, help="messages a second (default: 66)")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where the history stays, also of a clean run")
     parser.add_argument("--check", type=Path, metavar="FOLDER", help="only read the history of an earlier run")
+    parser.add_argument("--mutants", nargs="*", metavar="NAME", help="prove the checker with all mutants, or these")
+    parser.add_argument("--mutant", choices=MUTANTS, metavar="NAME", help="one run with one bug put in")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there, too")
     return parser.parse_args()
 

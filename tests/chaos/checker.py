@@ -55,10 +55,10 @@ def overlapping(run: Run) -> Iterator[str]:
         for send in claim.sends:
             if not claim.lost and (send.end is None or send.end > claim.end + CLOCK_TOLERANCE_SECONDS):
                 yield f"{claim.key} was settled ({claim.how}) while its send went on"
-    for chat in _sends_by_chat(run).values():
-        for a, b in pairwise(chat):
-            if _stands(a) and (a.end is None or b.start < a.end):
-                yield f"{b.message_id} was sent while {a.message_id} was being sent in {a.chat}"
+    for sends in _sends_by_chat(run).values():
+        for x, y in pairwise(sends):
+            if _stands(x) and _stands(y) and (x.end is None or y.start < x.end):
+                yield f"{y.message_id} was sent while {x.message_id} was being sent in {x.chat}"
 
 
 def reclaimed_early(run: Run) -> Iterator[str]:
@@ -68,6 +68,15 @@ def reclaimed_early(run: Run) -> Iterator[str]:
             yield f"{claim.key} was claimed twice without an end between"
         if claim.how == "reclaimed" and claim.lease_was is not None and claim.end < claim.lease_was:
             yield f"{claim.key} was taken back {claim.lease_was - claim.end:.3f} s before its lease ended"
+
+
+def taken_from_the_living(run: Run) -> Iterator[str]:
+    """Where nothing was done to anybody, no claim is ever taken back."""
+    if not run.facts["undisturbed"]:
+        return
+    for claim in run.claims:
+        if claim.how == "reclaimed":
+            yield f"{claim.key} was taken back from process {claim.pid}, which was well"
 
 
 def reordered(run: Run) -> Iterator[str]:
@@ -196,9 +205,7 @@ def _disturbed(run: Run, slot: str, claim: Claim) -> bool:
 
 def woken_late(run: Run) -> Iterator[str]:
     """In a run without faults no announce gets lost: a message of a free chat is claimed within a moment."""
-    bound: float | None = run.facts.get("wake_seconds")
-    if bound is None:
-        return
+    bound: float = run.facts["wake_seconds"]
     free_at: dict[str, float] = {}
     known = {told.key: told.known_at for told in run.told.values()}
     for claim in sorted(run.claims, key=lambda claim: claim.start):
@@ -209,7 +216,7 @@ def woken_late(run: Run) -> Iterator[str]:
 
 
 def left_behind(run: Run) -> Iterator[str]:
-    """When nothing waits, Redis holds nothing of a chat; the rooms and this page's secrets are nowhere to be read."""
+    """When nothing waits, Redis holds nothing of a chat; no secret and no text of a message can be read anywhere."""
     yield from (f"Redis still holds {key}" for key in run.facts["redis_left"])
     yield from (f"{canary!r} stands in {path}" for canary, path in run.facts["canaries"])
 
@@ -232,6 +239,7 @@ PREDICATES: dict[str, Callable[[Run], Iterator[str]]] = {
     "reordered": reordered,
     "overlapping": overlapping,
     "reclaimed early": reclaimed_early,
+    "taken from the living": taken_from_the_living,
     "unexplained sends": unexplained,
     "wrongly counted": wrongly_counted,
     "too fast": too_fast,

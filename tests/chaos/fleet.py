@@ -24,7 +24,9 @@ START_SECONDS = 60.0
 STARTED = "worker started"
 
 
-def spawn(arguments: list[str], environment: Mapping[str, str], log: Path, *, piped: bool = False) -> subprocess.Popen[str]:
+def spawn(
+    arguments: list[str], environment: Mapping[str, str], log: Path, *, piped: bool = False
+) -> subprocess.Popen[str]:
     """Start a Python process whose output goes to ``log``, or its standard output to us."""
     with log.open("a") as file:
         return subprocess.Popen(
@@ -44,9 +46,7 @@ class GatewayProcess:
     def __init__(self, folder: Path) -> None:
         arguments = ["--log", str(folder / "gateway.jsonl"), "--send-seconds", "0.01", "0.3"]
         environment = dict(os.environ)
-        self._process = spawn(
-            ["mqworker.testing.gateway", *arguments], environment, folder / "gateway.log", piped=True
-        )
+        self._process = spawn(["mqworker.testing.gateway", *arguments], environment, folder / "gateway.log", piped=True)
         output: IO[str] | None = self._process.stdout
         assert output is not None
         self.url = output.readline().strip()
@@ -199,6 +199,8 @@ class Fleet:
             "INSTANCES": self._plan.instances,
             "CHATS": self._plan.chats,
             "RUDE_SHARE": self._plan.rude_share,
+            "PRIORITISED": self._plan.prioritised,
+            "SLOW": "yes" if self._plan.slow else "",
         }
         return {
             **inherited,

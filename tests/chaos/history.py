@@ -1,4 +1,5 @@
-"""What a run left behind, read into one timeline: calls, changes of rows, sends, faults. Times are wall clock seconds."""
+"""What a run left behind, read into one timeline: calls, changes of rows, sends, faults. Times are seconds of the wall
+clock."""
 
 from __future__ import annotations
 
@@ -157,7 +158,7 @@ class Run:
 LOG_LINES = {
     "late settle, nothing changed": "late settles refused",
     "lease lost, the send is cancelled": "sends given up with their lease",
-    "this claim came too late": "claims that came too late",
+    "the claim came too late": "claims that came too late",
     "rebuilt: Redis knows": "rebuilds",
     "this worker will be replaced": "workers replaced",
     "Traceback": "tracebacks",

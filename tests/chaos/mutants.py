@@ -1,8 +1,285 @@
-"""Bugs put in on purpose."""
+"""Bugs put in on purpose: each is what one line of the queue is there to prevent, and the checker must find each.
+
+Some lines guard each other, so that one alone can go unnoticed. Such a bug is looked for under conditions that leave
+the line alone with its duty (Redis proposes every chat to everybody, a claim pauses between its snapshot and its
+writes); a *control* shows that the same conditions without the bug break nothing.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from sqlalchemy import text
+
+import mqworker.queue as queue_room
+from mqworker import MessageQueue
+from mqworker.broker import Entry, scripts
+from mqworker.flights import LeaseKeeper
+from mqworker.lifecycle import Sent, Settlement, settle
+from mqworker.message import Enqueued, NewMessage
+from mqworker.processor import Processor
+from mqworker.store import Claim, Page, admin, claims
+from mqworker.store.enqueues import Enqueues
+from mqworker.store.enqueues import _insert as insert_batch
+from mqworker.sweeps import Sweeps
+from tests.chaos.plan import PROFILE, Lane, Plan
+
+HEAD_ORDER = "ORDER BY i.priority DESC, i.seq"
+SNAPSHOT_TAKEN = "may_go AS MATERIALIZED (\n        SELECT * FROM heads\n        WHERE"
+LOST_AFTER_SECONDS = 3.0
+
+Change = Callable[[], None]
+
+
+def sql(room: Any, name: str, old: str, new: str) -> None:
+    """Put ``new`` for ``old`` into a statement of the store."""
+    statement = getattr(room, name).text
+    assert old in statement, f"{name} has no {old!r}: the mutant is out of date"
+    setattr(room, name, text(statement.replace(old, new)))
+
+
+# Conditions
+
+
+def proposes_everything() -> None:
+    """Redis hands out every chat again after 15 ms, leased or not."""
+    load = scripts.load("lease")
+    source = load.source.replace("redis.call('EXISTS', lock) == 1", "false").replace(
+        "redis.call('ZADD', leased, now + lock_ms, chat)", "redis.call('ZADD', ready, now + 15, chat)"
+    )
+    assert source.count("now + 15") == 1
+    changed = scripts.Script("lease", source, hashlib.sha1(source.encode()).hexdigest())
+    original = scripts.load
+    scripts.load = lambda name: changed if name == "lease" else original(name)  # type: ignore[assignment]
+
+
+def pauses_after_snapshot() -> None:
+    """A claim stands still for 40 ms between its snapshot and its writes."""
+    pause = "pause AS MATERIALIZED (SELECT pg_sleep(0.04) FROM (SELECT count(*) FROM heads) AS taken),\n    "
+    sql(claims, "CLAIM", SNAPSHOT_TAKEN, pause + SNAPSHOT_TAKEN + " (SELECT count(*) FROM pause) = 1 AND")
+
+
+def racy() -> None:
+    proposes_everything()
+    pauses_after_snapshot()
+
+
+# Bugs
+
+
+def settles_without_its_claim() -> None:
+    sql(claims, "SETTLE", "WHERE i.id = told.id AND i.claim_id = told.claim_id", "WHERE i.id = told.id")
+
+
+def claims_any_message() -> None:
+    sql(claims, "CLAIM", HEAD_ORDER, "ORDER BY random()")
+
+
+def claims_beside_the_flight() -> None:
+    racy()
+    sql(claims, "CLAIM", "NOT in_flight AND", "")
+    sql(
+        claims, "CLAIM", "CASE WHEN flight.id IS NOT NULL THEN flight.lease_expires_at\n", "CASE WHEN false THEN NULL\n"
+    )
+
+
+def passes_what_backs_off() -> None:
+    ready = "AND COALESCE(i.available_at, '-infinity') <= statement_timestamp() "
+    sql(claims, "CLAIM", HEAD_ORDER, ready + HEAD_ORDER)
+
+
+def remembers_a_watermark() -> None:
+    done = (
+        "AND i.seq > COALESCE((SELECT max(d.seq) FROM message_queue_items d WHERE d.instance = asked.instance "
+        "AND d.chat_id = asked.chat_id AND d.status = 'COMPLETED'), 0) "
+    )
+    sql(claims, "CLAIM", HEAD_ORDER, done + HEAD_ORDER)
+
+
+def paces_by_redis_alone() -> None:
+    sql(claims, "CLAIM", "GREATEST(pace.next_at, ", "GREATEST(")
+    sql(claims, "CLAIM", "AND c.next_at <= statement_timestamp()", "")
+
+
+def trusts_its_snapshot() -> None:
+    racy()
+    sql(claims, "CLAIM", "AND c.next_at <= statement_timestamp()", "")
+
+
+def reclaims_by_age() -> None:
+    sql(claims, "RECLAIM", "COALESCE(i.lease_expires_at,", "COALESCE(i.processing_started_at + interval '1 second',")
+
+
+def reclaims_by_a_fast_clock() -> None:
+    sql(
+        claims,
+        "RECLAIM",
+        "< statement_timestamp()\n          --",
+        "< statement_timestamp() + interval '1.8 s'\n          --",
+    )
+
+
+def forgets_the_dead_attempt() -> None:
+    sql(claims, "RECLAIM", "retry_count = i.retry_count + 1,", "retry_count = i.retry_count,")
+
+
+def settles_before_it_sends() -> None:
+    sending: set[asyncio.Task[object]] = set()
+
+    async def attempt(self: Processor, claim: Claim) -> Settlement:
+        task = asyncio.create_task(self._execute(claim.message))
+        sending.add(task)
+        return settle(Sent(None), claim.message, self._policy, gap_draw=0.5, backoff_draw=0.5)
+
+    Processor.attempt = attempt  # type: ignore[method-assign]
+
+
+def renews_nothing() -> None:
+    async def run_once(self: LeaseKeeper) -> None:
+        return None
+
+    LeaseKeeper.run_once = run_once  # type: ignore[method-assign]
+
+
+def cancels_only_what_waits() -> None:
+    sql(
+        admin,
+        "CANCEL",
+        "cancel_requested_at = COALESCE(i.cancel_requested_at, clock_timestamp())",
+        "cancel_requested_at = NULL",
+    )
+
+
+def deletes_and_refills() -> None:
+    async def fill(self: Sweeps) -> int | None:
+        await self._broker.begin_rebuild(hold_seconds=5)
+        pages: list[Page] = [page async for page in self._walk(None)]
+        await asyncio.sleep(0.2)
+        await self._broker.redis.flushall()
+        await self._broker.begin_rebuild(hold_seconds=5)
+        entries = [Entry(m.chat, m.seq, m.id, m.priority, m.due_seconds) for page in pages for m in page.messages]
+        await self._broker.announce(entries)
+        await self._broker.end_rebuild({entry.chat.instance for entry in entries})
+        return len(entries)
+
+    Sweeps._fill = fill  # type: ignore[method-assign]
+
+
+def announces_before_the_commit() -> None:
+    queues: list[MessageQueue] = []
+    enter = MessageQueue.__aenter__
+
+    async def entered(self: MessageQueue) -> MessageQueue:
+        queues.append(await enter(self))
+        return self
+
+    async def insert(self: Enqueues, messages: Sequence[NewMessage]) -> list[Any]:
+        async with self._database.engine.connect() as connection:
+            await connection.execution_options(isolation_level="READ COMMITTED")
+            async with connection.begin():
+                answers = await insert_batch(connection, messages)
+                await announce_early(messages, answers)
+                await asyncio.sleep(0.03)
+            return answers
+
+    async def announce_early(messages: Sequence[NewMessage], answers: Sequence[Any]) -> None:
+        entries = [Entry(m.chat, a.seq, m.id, m.priority, 0.0) for m, a in zip(messages, answers, strict=True)]
+        await queues[-1]._broker.announce(entries)
+
+    MessageQueue.__aenter__ = entered  # type: ignore[assignment,method-assign]
+    Enqueues.insert = insert  # type: ignore[method-assign]
+    queue_room._entries = lambda *_: []
+
+
+def answers_before_the_commit() -> None:
+    insert = Enqueues.insert
+    later: set[asyncio.Task[object]] = set()
+
+    async def insert_later(self: Enqueues, messages: Sequence[NewMessage]) -> list[Any]:
+        async def store() -> None:
+            await asyncio.sleep(0.4)
+            await insert(self, messages)
+
+        later.add(asyncio.create_task(store()))
+        return [Enqueued(message.id, 1, "PENDING") for message in messages]
+
+    Enqueues.insert = insert_later  # type: ignore[method-assign]
+
+
+# Where each is looked for
+
+FREEZES = {"worker 1": Lane({"zombie": 1}, (0.1, 0.5)), "worker 2": Lane({"zombie": 1}, (0.1, 0.5))}
+KILLS = {"worker 1": Lane({"kill -9": 1}, (0.5, 1.5))}
+LOSSES = {"Redis": Lane({"FLUSHALL": 1}, (0.7, 1.5))}
+DEAD_PRODUCERS = {"producer": Lane({"kill -9": 1}, (0.3, 1.0))}
+
+SMALL = Plan(
+    seed=0, minutes=0.35, workers=3, producers=1, rate=30.0, instances=2, chats=24, rude_share=0.0, quiet_seconds=20.0
+)
+
+
+def small(lanes: Mapping[str, Lane] | None = None, settings: Mapping[str, float] | None = None, **changes: Any) -> Plan:
+    values = {**vars(SMALL), "lanes": lanes or {}, "settings": {**PROFILE, **(settings or {})}, **changes}
+    return Plan(**values)
+
+
+# Reconcile stands still, so that what it would mend is seen.
+UNMENDED = {"reconcile_every_seconds": 25.0}
+UNMENDED_PLAN = partial(small, settings=UNMENDED, wake_seconds=LOST_AFTER_SECONDS, chats=60, quiet_seconds=60.0)
+RACY = partial(small, chats=10, rate=24.0, prioritised=0.4)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A bug, where it is put in, and the promises of which one must be seen broken (none: a control)."""
+
+    change: Change
+    plan: Plan
+    found_as: frozenset[str] = field(default_factory=frozenset)
+    excused: frozenset[str] = field(default_factory=frozenset)
+    """What the conditions themselves break."""
+
+
+def _found_as(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+def nothing() -> None:
+    """No bug."""
+
+
+MUTANTS: dict[str, Mutant] = {
+    "control: racy": Mutant(racy, RACY(), excused=_found_as("left behind")),
+    "control: unmended": Mutant(nothing, UNMENDED_PLAN()),
+    "control: unmended, Redis lost": Mutant(nothing, UNMENDED_PLAN(LOSSES)),
+    "control: slow sends": Mutant(nothing, small(slow=True)),
+    "settle without its claim": Mutant(
+        settles_without_its_claim, small(FREEZES, slow=True), _found_as("overlapping", "unexplained sends")
+    ),
+    "no unique index": Mutant(racy, RACY(drop_index=True), _found_as("overlapping")),
+    "no head check": Mutant(claims_any_message, small(), _found_as("reordered")),
+    "plain SKIP LOCKED": Mutant(claims_beside_the_flight, RACY(drop_index=True), _found_as("overlapping")),
+    "backoff holds nobody": Mutant(passes_what_backs_off, small(), _found_as("reordered")),
+    "watermark": Mutant(remembers_a_watermark, small(), _found_as("lost")),
+    "pacing by Redis alone": Mutant(paces_by_redis_alone, small(LOSSES), _found_as("too fast")),
+    "snapshot trusted": Mutant(trusts_its_snapshot, RACY(), _found_as("too fast")),
+    "stale reset by age": Mutant(reclaims_by_age, small(slow=True), _found_as("reclaimed early")),
+    "lease on a fast clock": Mutant(reclaims_by_a_fast_clock, small(slow=True), _found_as("reclaimed early")),
+    "dead attempt not counted": Mutant(forgets_the_dead_attempt, small(KILLS), _found_as("wrongly counted")),
+    "settled before sent": Mutant(settles_before_it_sends, small(), _found_as("unexplained sends", "overlapping")),
+    "no renewals": Mutant(renews_nothing, small(slow=True), _found_as("taken from the living")),
+    "cancel forgets what flies": Mutant(cancels_only_what_waits, small(slow=True), _found_as("claimed after cancel")),
+    "delete and refill": Mutant(deletes_and_refills, UNMENDED_PLAN(LOSSES), _found_as("woken late")),
+    "announce before commit": Mutant(announces_before_the_commit, UNMENDED_PLAN(), _found_as("woken late")),
+    "answer before commit": Mutant(answers_before_the_commit, small(DEAD_PRODUCERS), _found_as("lost")),
+}
+
 
 def mutate(name: str) -> None:
-    """Put one bug into this process."""
-    raise SystemExit(f"no mutant {name!r}")
+    """Put one bug, or the conditions of a control, into this process."""
+    MUTANTS[name].change()

@@ -26,7 +26,7 @@ TERMINATE_SOME = """
 """
 A_BACKEND = "SELECT pid FROM pg_stat_activity WHERE application_name = 'mqworker' ORDER BY random() LIMIT 1"
 
-Fault = Callable[["Faults", random.Random], Awaitable[None]]
+Fault = Callable[[str, random.Random], Awaitable[None]]
 
 
 class Faults:
@@ -63,7 +63,8 @@ class Faults:
     async def worker(self, kind: str, draw: random.Random) -> None:
         with self._a_worker(draw) as slot:
             if slot is None:
-                return await asyncio.sleep(0.3)
+                await asyncio.sleep(0.3)
+                return
             match kind:
                 case "kill -9":
                     await self._kill(slot, "worker kill -9")
@@ -111,14 +112,18 @@ class Faults:
     # Redis
 
     def _redis_client(self) -> redis.Redis:
-        return redis.Redis.from_url(self._redis.url)
+        client: redis.Redis = redis.Redis.from_url(self._redis.url)
+        return client
 
     async def redis(self, kind: str, draw: random.Random) -> None:
         start = time.time()
         match kind:
-            case "FLUSHALL" | "SCRIPT FLUSH":
+            case "FLUSHALL":
                 async with self._redis_client() as client:
-                    await client.execute_command(*kind.split())
+                    await client.flushall()
+            case "SCRIPT FLUSH":
+                async with self._redis_client() as client:
+                    await client.script_flush()
             case "kill, empty restart":
                 await self._restart_redis(draw.uniform(0.0, 1.5))
             case "kill, stale restart":
@@ -217,7 +222,8 @@ class Faults:
         start = time.time()
         match kind:
             case "lose answer":
-                return await self._lose_answer(slot, draw)
+                await self._lose_answer(slot, draw)
+                return
             case "reset":
                 link.reset()
             case "latency":
@@ -237,7 +243,9 @@ class Faults:
         on_redis = draw.random() < 0.15
         link = slot.redis if on_redis else slot.postgres
         producer = slot in self._fleet.producers
-        kinds = frozenset({"redis"} if on_redis else {"insert", "commit"} if producer else {draw.choice(["claim", "settle"])})
+        kinds = frozenset(
+            {"redis"} if on_redis else {"insert", "commit"} if producer else {draw.choice(["claim", "settle"])}
+        )
         lost = asyncio.Event()
 
         def dropped(kind: str, rows: int) -> None:
@@ -270,13 +278,19 @@ class Nemesis:
     async def run(self, stopping: asyncio.Event) -> None:
         """Return when stopped and when every fault under way has healed."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(stopping.wait())
             for name, lane in self._plan.lanes.items():
                 group.create_task(self._lane(name, lane, stopping))
 
     async def _lane(self, name: str, lane: Lane, stopping: asyncio.Event) -> None:
         draw = random.Random(f"{self._plan.seed}:{name}")
-        targets = {"worker": self._faults.worker, "Redis": self._faults.redis, "PostgreSQL": self._faults.postgres}
-        targets |= {"link": self._faults.link, "producer": self._faults.producer}
+        targets: dict[str, Fault] = {
+            "worker": self._faults.worker,
+            "Redis": self._faults.redis,
+            "PostgreSQL": self._faults.postgres,
+            "link": self._faults.link,
+            "producer": self._faults.producer,
+        }
         fault = targets[name.split()[0]]
         while not stopping.is_set():
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 # The proportions of the defaults, made short: a lease that ends after 2 s is lost fifteen times as often.
 PROFILE: dict[str, float] = {
@@ -78,16 +78,23 @@ class Plan:
     instances: int = 4
     chats: int = 240
     rude_share: float = 0.006
+    prioritised: float = 0.1
+    slow: bool = False
+    """Many messages take longer than a lease to send."""
     lanes: Mapping[str, Lane] = field(default_factory=lambda: LANES)
     settings: Mapping[str, float] = field(default_factory=lambda: PROFILE)
     least: Mapping[str, int] = field(default_factory=dict)
     mutant: str = ""
     drop_index: bool = False
+    wake_seconds: float = float("inf")
+    """A message of a free chat that waits longer than this was forgotten; only where no fault explains it."""
     quiet_seconds: float = 90.0
     """How long the queue may take to empty after the last fault."""
 
-    def with_settings(self, **changes: float) -> Plan:
-        return replace(self, settings={**self.settings, **changes})
+    @property
+    def undisturbed(self) -> bool:
+        """Whether nothing is done to any process."""
+        return not self.lanes and not self.rude_share
 
 
 # A run with less than this a minute would have shown little.

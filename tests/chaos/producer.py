@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from mqworker import EnqueueUncertain, MessageQueue, StorageUnavailable
 from mqworker.settings import load_settings
 from mqworker.store.database import create_engine
+from tests.chaos.mutants import mutate
 
 CANARY = "CANARY-the-text-of-a-message"
 MAX_RETRIES = 4
@@ -38,6 +39,7 @@ SCRIPTS: list[tuple[float, dict[str, Any]]] = [
     (0.01, {"retry_after": 1}),
     (0.01, {"send_seconds": 2.8}),
 ]
+SLOW_SCRIPTS = [(0.25, {"send_seconds": 2.8}), (0.2, {"send_seconds": 0.8, "fail_times": 2}), *SCRIPTS]
 RUDE = [
     "hang",
     "ignore cancellation",
@@ -63,6 +65,8 @@ class Producer:
         self._instances = int(os.environ["CHAOS_INSTANCES"])
         self._chats = int(os.environ["CHAOS_CHATS"])
         self._rude_share = float(os.environ["CHAOS_RUDE_SHARE"])
+        self._prioritised = float(os.environ["CHAOS_PRIORITISED"])
+        self._scripts = SLOW_SCRIPTS if os.environ["CHAOS_SLOW"] else SCRIPTS
         self._recent: list[tuple[str, UUID]] = []
 
     def _write(self, **facts: object) -> None:
@@ -74,7 +78,7 @@ class Producer:
         chat = draw.randrange(self._chats)
         payload: dict[str, Any] = {"key": f"{self._name}:{next(self._numbers)}", "text": CANARY}
         pick = draw.random()
-        for share, script in SCRIPTS:
+        for share, script in self._scripts:
             if pick < share:
                 payload |= script
                 break
@@ -89,7 +93,7 @@ class Producer:
             "payload": payload,
             "max_retries": MAX_RETRIES,
         }
-        if draw.random() < 0.1:
+        if draw.random() < self._prioritised:
             message["priority"] = draw.choice([-5, 1, 5, 10])
         if draw.random() < 0.04:
             message["scheduled_at"] = datetime.now(UTC) + timedelta(seconds=draw.uniform(-1, 4))
@@ -195,6 +199,8 @@ async def run(seed: str, number: str, rate: float, history: Path) -> None:
     """Act at ``rate`` messages a second until told to stop; then finish what is under way."""
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+    if mutant := os.environ["CHAOS_MUTANT"]:
+        mutate(mutant)
     settings = load_settings()
     engine = create_engine(settings.database_url.get_secret_value())
     transactions = engine.execution_options(isolation_level="READ COMMITTED")

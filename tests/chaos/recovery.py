@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tests.chaos.history import TERMINAL, Claim, Fault, Run
+from mqworker.clockwork import LEAST_HOLD_SECONDS
+from tests.chaos.history import Claim, Fault, Run
 
 # While one of these lasts no worker can lease or claim.
 BLOCKING = (
@@ -63,8 +64,8 @@ def felt(run: Run) -> list[Felt]:
 
 
 def _take_over_bound(facts: Mapping[str, float]) -> float:
-    # P6: lease + one sweep.
-    return facts["lease_seconds"] + facts["reclaim_every_seconds"] + NOISE_SECONDS
+    # P6: lease + one sweep; the worker that sweeps may be the one that was killed, or be cut off: another takes over.
+    return facts["lease_seconds"] + facts["reclaim_every_seconds"] + LEAST_HOLD_SECONDS + NOISE_SECONDS
 
 
 # A lost worker: until the claims that it held are taken back.
@@ -141,7 +142,6 @@ class _Waits:
         self._held: list[Claim] = [claim for claim in run.claims if claim.how == "reclaimed"]
         self._intervals.sort()
         self._longest = max((end - start for start, end, _ in self._intervals), default=0.0)
-        self._ends_known = not any(change.now not in TERMINAL for change in run.changes[-1:])
 
     def until_moved(self, at: float) -> float | None:
         """Seconds until nine of ten waiting chats were claimed; None where too few waited to say anything."""

@@ -78,7 +78,9 @@ def _counts(run: Run) -> dict[str, int]:
         "Redis losses": sum(faults[kind] for kind in REDIS_LOSSES),
         "rebuilds": run.log_lines["rebuilds"],
         "PostgreSQL crashes": sum(faults[kind] for kind in CRASHES),
-        "ambiguous commits": sum(f.kind == "link lose answer" and f.statement in COMMITS and f.rows > 0 for f in run.faults),
+        "ambiguous commits": sum(
+            f.kind == "link lose answer" and f.statement in COMMITS and f.rows > 0 for f in run.faults
+        ),
         "workers replaced": run.log_lines["workers replaced"],
         "claims that came too late": run.log_lines["claims that came too late"],
         "tracebacks": run.log_lines["tracebacks"],
@@ -96,7 +98,8 @@ def show(result: Report, console: Console) -> None:
         console.print(Text(f"too little: {what}: {number}", style="yellow"))
     facts = result.facts
     console.print(
-        f"seed {facts['seed']}, {facts['minutes']:g} minutes, emptied {facts['quiet_seconds']:.1f} s after the last fault"
+        f"seed {facts['seed']}, {facts['minutes']:g} minutes; "
+        f"all had ended {facts['quiet_seconds']:.1f} s after the last fault"
     )
     console.print(Text(result.verdict, style="bold green" if result.verdict == "CLEAN" else "bold red"))
 

@@ -8,6 +8,7 @@ import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -96,9 +97,10 @@ async def _until_redis_empty(servers: DevServers) -> list[str]:
 
 def _note(plan: Plan, folder: Path) -> None:
     quiet = json.loads((folder / "quiet.json").read_text())
-    facts = {
+    facts: dict[str, Any] = {
         **{key: value for key, value in asdict(plan).items() if key not in ("lanes", "settings")},
         **plan.settings,
+        "undisturbed": plan.undisturbed,
         **quiet,
         "gateway_offset": time.time() - now(),
         "canaries": _canaries(folder),
