@@ -72,7 +72,7 @@ class Slot:
     process: subprocess.Popen[str] | None = None
     generation: int = 0
     busy: bool = False
-    frozen: bool = False
+    noted_ready: bool = False
     logs: list[Path] = field(default_factory=list)
 
     @property
@@ -87,11 +87,12 @@ class Slot:
     def start(self) -> None:
         """Start the next process of this slot."""
         self.generation += 1
+        self.noted_ready = False
         log = self.folder / f"{self.name}.{self.generation}.log"
         self.logs.append(log)
         arguments = [word.replace("{generation}", str(self.generation)) for word in self.arguments]
         self.process = spawn(arguments, self.environment, log)
-        write_line(self.folder / "processes.jsonl", slot=self.name, pid=self.pid, at=time.time(), event="started")
+        self._note("started")
 
     def is_ready(self) -> bool:
         return not self.alive or self.says in self.logs[-1].read_text(errors="replace")
@@ -113,10 +114,18 @@ class Slot:
         """Wait for its end; returns its exit code."""
         assert self.process is not None
         code = self.process.wait()
-        write_line(
-            self.folder / "processes.jsonl", slot=self.name, pid=self.pid, at=time.time(), event="ended", code=code
-        )
+        self._note("ended", code=code)
         return code
+
+    def look(self) -> None:
+        """Note when the process begins to work: a recovery cannot begin before there is somebody to recover."""
+        if not self.noted_ready and self.alive and self.is_ready():
+            self.noted_ready = True
+            self._note("ready")
+
+    def _note(self, event: str, **facts: object) -> None:
+        path = self.folder / "processes.jsonl"
+        write_line(path, slot=self.name, pid=self.pid, at=time.time(), event=event, **facts)
 
     async def stop(self, timeout_seconds: float) -> int | None:
         """SIGTERM; its exit code, None where it did not end in time."""
@@ -154,6 +163,7 @@ class Fleet:
         while True:
             await asyncio.sleep(0.1)
             for slot in [*self.workers, *self.producers]:
+                slot.look()
                 if not slot.busy and not slot.alive:
                     slot.bury()
                     slot.start()

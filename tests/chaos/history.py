@@ -117,6 +117,15 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
+class Life:
+    """A worker process, from when it began to work until its end."""
+
+    slot: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     id: str
     key: str
@@ -140,6 +149,7 @@ class Run:
     claims: list[Claim]
     sends: list[Send]
     faults: list[Fault]
+    lives: list[Life]
     verdicts: Mapping[str, int]
     log_lines: Mapping[str, int]
 
@@ -175,9 +185,8 @@ def read(folder: Path) -> Run:
     sends = _sends(folder, facts["gateway_offset"])
     _match(sends, claims, {row.id: row.key for row in rows.values()})
     faults = [_fault(line) for line in lines(folder / "faults.jsonl")]
-    return Run(
-        facts, told, cancels, rows, doubled, changes, claims, sends, faults, _verdicts(folder), _count_lines(folder)
-    )
+    counts = (_verdicts(folder), _count_lines(folder))
+    return Run(facts, told, cancels, rows, doubled, changes, claims, sends, faults, _lives(folder), *counts)
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -302,6 +311,18 @@ def _match(sends: list[Send], claims: list[Claim], keys: Mapping[str, str]) -> N
 def _fault(line: dict[str, Any]) -> Fault:
     names = ("kind", "start", "end", "pid", "slot", "code", "statement", "rows")
     return Fault(**{name: line[name] for name in names if name in line})
+
+
+def _lives(folder: Path) -> list[Life]:
+    lives: list[Life] = []
+    begun: dict[str, float] = {}
+    for line in lines(folder / "processes.jsonl"):
+        slot = line["slot"]
+        if line["event"] == "ready" and slot.startswith("worker"):
+            begun[slot] = line["at"]
+        elif line["event"] == "ended" and slot in begun:
+            lives.append(Life(slot, begun.pop(slot), line["at"]))
+    return lives
 
 
 def _verdicts(folder: Path) -> Mapping[str, int]:

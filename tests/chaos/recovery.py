@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mqworker.clockwork import LEAST_HOLD_SECONDS
-from tests.chaos.history import Claim, Fault, Run
+from tests.chaos.history import Claim, Run
 
 # While one of these lasts no worker can lease or claim.
 BLOCKING = (
@@ -76,7 +76,7 @@ def _taken_over(run: Run) -> dict[str, list[float]]:
     by_pid: dict[int, list[Claim]] = defaultdict(list)
     for claim in run.claims:
         by_pid[claim.pid].append(claim)
-    closed = _without_reclaim(run)
+    closed = [*_without_reclaim(run), *_without_workers(run)]
     for fault in run.faults:
         if fault.kind not in TAKING:
             continue
@@ -97,11 +97,27 @@ def _meets(intervals: list[tuple[float, float]], start: float, end: float) -> bo
     return any(a <= end and b >= start for a, b in intervals)
 
 
+def _without_workers(run: Run) -> list[tuple[float, float]]:
+    """When no worker was there, or only frozen ones: none had begun to work, and the last had ended."""
+    steps = [step for life in run.lives for step in ((life.start, 1), (life.end, -1))]
+    stopped = [f for f in run.faults if f.kind in ("zombie", "short stop")]
+    steps += [step for f in stopped for step in ((f.start, -1), (f.end, 1))]
+    closed: list[tuple[float, float]] = []
+    number, since = 0, 0.0
+    for at, step in sorted(steps):
+        if number == 0 and step > 0:
+            closed.append((since, at))
+        number += step
+        since = at
+    return closed
+
+
 # A server that was away: until the chats that waited have moved.
 
 
 def _resumed(run: Run) -> dict[str, list[float]]:
-    blocking = sorted((f for f in run.faults if f.kind in BLOCKING), key=lambda fault: fault.start)
+    blocking = [(f.start, f.end) for f in run.faults if f.kind in BLOCKING]
+    blocking = sorted([*blocking, *_without_workers(run)])
     waits = _Waits(run)
     found: dict[str, list[float]] = defaultdict(list)
     for fault in run.faults:
@@ -109,16 +125,16 @@ def _resumed(run: Run) -> dict[str, list[float]]:
             begins = _open_again(fault.end, blocking)
             moved = waits.until_moved(begins)
             # Another outage in the middle of this recovery: that one is measured.
-            if moved is not None and not any(begins < other.start < begins + moved for other in blocking):
+            if moved is not None and not any(begins < start < begins + moved for start, _ in blocking):
                 found[fault.kind].append(moved)
     return found
 
 
-def _open_again(at: float, blocking: list[Fault]) -> float:
-    """The first moment from ``at`` on at which no server is away."""
-    for fault in blocking:
-        if fault.start <= at < fault.end:
-            at = fault.end
+def _open_again(at: float, blocking: list[tuple[float, float]]) -> float:
+    """The first moment from ``at`` on at which no server is away and there is a worker."""
+    for start, end in blocking:
+        if start <= at < end:
+            at = end
     return at
 
 
