@@ -29,6 +29,20 @@ class Status(enum.StrEnum):
     CANCELLED = "CANCELLED"
 
 
+_TIMES = (
+    "created_at",
+    "updated_at",
+    "scheduled_at",
+    "available_at",
+    "lease_expires_at",
+    "cancel_requested_at",
+    "processing_started_at",
+    "processed_at",
+)
+_READABLE = "'0002-01-01 00:00+00' AND '9999-01-01 00:00+00'"
+"""The driver knows no infinity and no year beyond 9999: one such row would fail everything that it is read with."""
+
+
 class Item(Row, table=True):
     """One message.
 
@@ -42,10 +56,8 @@ class Item(Row, table=True):
         ),
         CheckConstraint("char_length(instance) BETWEEN 1 AND 255", name="message_queue_items_instance"),
         CheckConstraint("char_length(chat_id) BETWEEN 1 AND 255", name="message_queue_items_chat_id"),
-        CheckConstraint(
-            "isfinite(created_at) AND isfinite(updated_at) AND isfinite(scheduled_at) AND isfinite(available_at)",
-            name="message_queue_items_times",
-        ),
+        CheckConstraint(" AND ".join(f"{time} BETWEEN {_READABLE}" for time in _TIMES), name="message_queue_items_times"),
+        CheckConstraint("seq >= 0", name="message_queue_items_seq"),
         # The head of a chat is the first entry of a range of this index; what is scheduled for later stands behind
         # '-infinity' and is not walked over. The collation ties the claim to this index, whatever the statistics say.
         Index(

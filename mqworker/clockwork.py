@@ -27,6 +27,7 @@ AGAIN_SECONDS = 1.0
 REBUILD_EVERY_SECONDS = 60.0
 RETURN_EVERY_SECONDS = 5.0
 CLEAN_LOOK_SECONDS = 60.0
+LEAST_HOLD_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +69,10 @@ class Clockwork:
         self, name: str, sweep: Callable[[], Awaitable[object]], *, every_seconds: float, now: bool = False
     ) -> bool:
         duties = self._store.duties
-        if not await duties.take(name, every_seconds=every_seconds, hold_seconds=HOLD_SECONDS, now=now):
+        hold_seconds = _hold_seconds(every_seconds)
+        if not await duties.take(name, every_seconds=every_seconds, hold_seconds=hold_seconds, now=now):
             return False
-        holder = asyncio.create_task(self._hold(name), name=f"hold {name}")
+        holder = asyncio.create_task(self._hold(name, hold_seconds), name=f"hold {name}")
         try:
             await sweep()
         except BaseException:
@@ -81,11 +83,11 @@ class Clockwork:
         await duties.done(name)
         return True
 
-    async def _hold(self, name: str) -> None:
+    async def _hold(self, name: str, hold_seconds: float) -> None:
         while True:
-            await asyncio.sleep(HOLD_SECONDS / 3)
+            await asyncio.sleep(hold_seconds / 3)
             try:
-                await self._store.duties.hold(name, hold_seconds=HOLD_SECONDS)
+                await self._store.duties.hold(name, hold_seconds=hold_seconds)
             except StorageUnavailable:
                 log.debug("cannot hold the duty %s", name)  # another worker may take it; a sweep may run twice
 
@@ -180,8 +182,13 @@ class Clockwork:
     async def _learn(self, instances: set[str]) -> None:
         if await self._sweeps.is_rebuilding():
             return  # it will learn them all
-        for instance in instances:
+        for instance in sorted(instances):
             await self._sweeps.rebuild_instance(instance)
+
+
+def _hold_seconds(every_seconds: float) -> float:
+    """How long a duty stays taken without a sign of life: a worker killed in its sweep holds up the next one."""
+    return min(HOLD_SECONDS, max(LEAST_HOLD_SECONDS, every_seconds))
 
 
 def has_cron(every_seconds: float) -> bool:

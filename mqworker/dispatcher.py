@@ -39,6 +39,7 @@ class Dispatcher:
         settler: Settler,
         postgres: Outage,
         redis: Outage,
+        lease_seconds: float,
         lock_seconds: float,
         on_memory_lost: Callable[[], None],
         on_unknown_instance: Callable[[str], None],
@@ -52,6 +53,7 @@ class Dispatcher:
         self._settler = settler
         self._postgres = postgres
         self._redis = redis
+        self._lease_seconds = lease_seconds
         self._lock_seconds = lock_seconds
         self._on_memory_lost = on_memory_lost
         self._on_unknown_instance = on_unknown_instance
@@ -90,8 +92,8 @@ class Dispatcher:
         leases = [lease for one in leased for lease in one.leases]
         if leases:
             await self._claim(leases)
-            return 0.0
-        return min((one.wait_seconds for one in leased if one.wait_seconds is not None), default=0.0)
+        # How long to sleep only a take can tell that finds nothing: other accounts may be due before these.
+        return 0.0
 
     async def _lease(self, instances: list[str]) -> list[Leased]:
         room = min(self._flights.room, LEASE_BATCH)
@@ -103,6 +105,7 @@ class Dispatcher:
 
     async def _claim(self, leases: list[Lease]) -> None:
         chats = [lease.chat for lease in leases]
+        begun = asyncio.get_running_loop().time()
         try:
             answers = await self._store.claims.claim(chats, self._processor.executor_names)
         except (StorageUnavailable, StatementFailed):
@@ -110,13 +113,14 @@ class Dispatcher:
             await self._broker.finish([Finish(lease.chat, lease.token, UNCLAIMED_WAIT_SECONDS) for lease in leases])
             raise
         self._postgres.over()
+        late = asyncio.get_running_loop().time() - begun > self._lease_seconds
         claimed: list[Lease] = []
         empty: list[Lease] = []
         waiting: list[Finish] = []
         for lease, answer in zip(leases, answers, strict=True):
             if isinstance(answer, Claim):
                 claimed.append(lease)
-                self._start(Flight(answer, lease))
+                self._start(Flight(answer, lease), late=late)
             elif answer.reason == "empty":
                 empty.append(lease)
             else:
@@ -124,9 +128,12 @@ class Dispatcher:
         # What was claimed is on its way already: a loss here costs the short first lock's time only.
         await self._broker.answer(claimed=claimed, empty=empty, waiting=waiting, lock_seconds=self._lock_seconds)
 
-    def _start(self, flight: Flight) -> None:
+    def _start(self, flight: Flight, *, late: bool) -> None:
         self._flights.add(flight)
-        if self._stopping:
+        if late:
+            # We stood still, or the answer did: another worker may have the message by now, so nothing may be sent.
+            log.warning("the claim came too late and is given back", extra=flight.facts)
+        if late or self._stopping:
             self._settler.put(flight, Settlement.released())
             return
         flight.task = asyncio.create_task(self._fly(flight))

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 from dataclasses import dataclass, field
-from time import monotonic
 
 from mqworker.broker import Broker, BrokerUnavailable, Lease
 from mqworker.errors import StorageUnavailable
@@ -18,13 +17,17 @@ log = logging.getLogger(__name__)
 RENEW_BATCH = 500
 
 
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
 @dataclass(slots=True, eq=False)
 class Flight:
     """One claimed message on its way."""
 
     claim: Claim
     lease: Lease
-    started: float = field(default_factory=monotonic)
+    started: float = field(default_factory=_now)
     task: asyncio.Task[None] | None = None
 
     @property
@@ -138,7 +141,7 @@ class LeaseKeeper:
 
     def stuck(self, *, longer_than_seconds: float) -> list[Flight]:
         """The flights whose executor has run longer than that: it ignores its cancellation."""
-        limit = monotonic() - longer_than_seconds
+        limit = _now() - longer_than_seconds
         return [
             flight
             for flight in self._flights.all()

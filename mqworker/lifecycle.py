@@ -120,6 +120,8 @@ def settle(outcome: Outcome, message: Message, policy: Policy, gap_draw: float, 
 
 
 def _deferred(wait: RetryAfter, gap: float) -> Settlement:
+    if not wait.seconds >= 0:
+        raise ValueError(f"RetryAfter.seconds is no longer a number >= 0 but {wait.seconds!r}")
     seconds = min(wait.seconds, WAIT_LIMIT_SECONDS)
     if wait.scope == "instance":
         return Settlement.deferred(gap, seconds, describe_error(wait))
@@ -135,9 +137,10 @@ def _retry_or_fail(message: Message, policy: Policy, gap: float, draw: float, er
 def describe_error(error: BaseException) -> str:
     """An exception as text for the row's ``error``: class and message, redacted, without NUL, at most 8 KB."""
     try:
-        text = str(error)
-    except Exception as broken:
-        # An exception whose __str__ raises must not stop its own settle: the message would be stuck.
+        text = _plain(error)
+    except BaseException as broken:
+        # An exception whose __str__ raises must not stop its own settle: the message would be stuck. Nor may a
+        # SystemExit from there end the worker.
         text = f"(its text cannot be read: {type(broken).__name__})"
     name = type(error).__name__
     return clean_text(f"{name}: {text}" if text else name)
@@ -146,16 +149,26 @@ def describe_error(error: BaseException) -> str:
 _SECRETS = (
     # Bounded: a scheme of any length costs a second on a long word, with the event loop standing.
     (re.compile(r"(?i)(\b[a-z][a-z\d+.-]{0,30}://)[^\s/?#]+@"), r"\1***@"),
+    # The header's whole value: schemes other than the two of the next pattern have parts of any shape.
+    (
+        re.compile(r"(?i)((?:authorization|cookie)\\*[\"']?\s*[=:]\s*\\*[\"']?)(?!\s*(?:bearer|basic) )[^\"'\r\n\\]+"),
+        r"\1***",
+    ),
     (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{6,}"), r"\1 ***"),
     (re.compile(r"\bEAA[A-Za-z0-9]{12,}"), "EAA***"),
+    (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?"), "eyJ***"),
     (
+        # The backslashes are those of JSON within JSON, or within a repr.
         re.compile(
-            r"(?i)((?:x-)?api[-_]?key|apikey|access[-_]?token|token|secret|password|passwd|authorization|hmac)"
-            r"([\"']?\s*[=:]\s*[\"']?)(?!bearer |basic )[^\s\"'&,;}]+"
+            r"(?i)((?:x-)?api[-_]?key|apikey|access[-_]?token|token|secret|password|passwd|hmac)"
+            r"(\\*[\"']?\s*[=:]\s*\\*[\"']?)(?!bearer |basic )[^\s\"'&,;}\\]+"
         ),
         r"\1\2***",
     ),
+    (re.compile(r"(?i)([?&](?:key|auth|sig|signature)=)[^\s\"'&,;}\\]+"), r"\1***"),
     (re.compile(r"/bot\d+:[\w-]+"), "/bot***"),
+    # Chat ids are telephone numbers; the old kind of group id begins with its founder's.
+    (re.compile(r"(?<![\w-])\d{10,15}-\d{10}(?=@)"), "<number>"),
     (re.compile(r"(?<![\w-])\+?\d{10,15}(?=@|\b)(?!-)"), "<number>"),
 )
 
@@ -175,12 +188,19 @@ def provider_id_of(value: object) -> str | None:
     """What an executor returned, as a provider id: text without NUL, at most 255 characters; ``None`` for nothing."""
     if value is None:
         return None
-    text = value if isinstance(value, str) else _text_of(value)
+    # Cut first: not every sign of a 50 MB answer needs to be looked at.
+    text = _text_of(value)[: 16 * PROVIDER_ID_LIMIT]
     return text.replace("\x00", "").encode("utf-8", "replace").decode()[:PROVIDER_ID_LIMIT] or None
 
 
 def _text_of(value: object) -> str:
     try:
-        return str(value)
-    except Exception as broken:
+        return _plain(value)
+    except BaseException as broken:
+        # The message was sent: what its answer looks like must not send it again.
         return f"({type(value).__name__}: {type(broken).__name__})"
+
+
+def _plain(value: object) -> str:
+    """``str(value)`` without a subclass of str, whose methods could do anything."""
+    return str.__str__(value if isinstance(value, str) else str(value))

@@ -8,22 +8,39 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from arq.connections import ArqRedis
 from redis.asyncio.client import Pipeline
-from redis.asyncio.connection import ConnectionPool
+from redis.asyncio.connection import Connection, ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, WatchError
+from redis.exceptions import (
+    ExecAbortError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+    WatchError,
+)
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from mqworker.broker import connection_options
 from mqworker.lifecycle import describe_error
 from mqworker.outage import Outage
 
-AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OSError)
+log = logging.getLogger(__name__)
+
+AWAY = (RedisConnectionError, RedisTimeoutError, OSError)
+# It is there and refuses for now: out of memory, a replica, a failover under way. Either would end stock arq.
+REFUSING = (OutOfMemoryError, ExecAbortError, ReadOnlyError, MasterDownError, TryAgainError)
+REFUSING_CODES = ("MISCONF", "BUSY", "NOREPLICAS", "CLUSTERDOWN")  # redis-py has no class for these
 PAUSE_SECONDS = 0.3
+SAFE_POLICY = "noeviction"
 
 T = TypeVar("T")
 
@@ -40,7 +57,9 @@ class Patience:
         while True:
             try:
                 answer = await command()
-            except AWAY as error:
+            except (RedisError, OSError) as error:
+                if not will_pass(error):
+                    raise
                 if not self.stopping:
                     self._outage.noticed(error)
             else:
@@ -49,6 +68,44 @@ class Patience:
             if self.stopping:
                 return when_stopping
             await asyncio.sleep(PAUSE_SECONDS)
+
+
+def will_pass(error: Exception) -> bool:
+    """Whether the same command may succeed later: Redis is away, full, read-only or busy."""
+    return isinstance(error, AWAY + REFUSING) or str(error).startswith(REFUSING_CODES)
+
+
+class EvictionWatch:
+    """Warns of a Redis that evicts keys, at a connection and not at the start: Redis may be away then."""
+
+    def __init__(self) -> None:
+        self._policy = SAFE_POLICY
+
+    async def connected(self, connection: Connection) -> None:
+        """Make the connection ready; warn once of each policy found."""
+        await connection.on_connect()
+        # Not CONFIG GET: an ACL that is worth its name denies it.
+        await connection.send_command("INFO", "memory")
+        try:
+            answer: Any = await connection.read_response()
+        except ResponseError as error:
+            log.debug("cannot see whether Redis evicts keys", extra={"reason": str(error)})
+            return
+        policy = eviction_policy(answer)
+        if policy not in (SAFE_POLICY, self._policy):
+            log.warning(
+                "Redis may evict keys (maxmemory-policy %s): chats would then wait for the next reconcile; "
+                "set its maxmemory-policy to noeviction",
+                policy,
+            )
+        self._policy = policy
+
+
+def eviction_policy(info: bytes | str) -> str:
+    """The ``maxmemory-policy`` that INFO tells; a server that does not say is taken for a safe one."""
+    text = info.decode(errors="replace") if isinstance(info, bytes) else info
+    found = re.search(r"^maxmemory_policy:([\w-]+)", text, re.MULTILINE)
+    return found[1] if found else SAFE_POLICY
 
 
 class PatientPipeline(Pipeline):
@@ -83,7 +140,8 @@ class PatientRedis(ArqRedis):
     """arq's client, patient, and with JSON in place of pickle: who can write to Redis must not run code in workers."""
 
     def __init__(self, redis_url: str, outage: Outage, *, queue_name: str) -> None:
-        pool = ConnectionPool.from_url(redis_url, **connection_options(redis_url))
+        watch = EvictionWatch()
+        pool = ConnectionPool.from_url(redis_url, redis_connect_func=watch.connected, **connection_options(redis_url))
         self._our_pool = pool
         super().__init__(
             pool,

@@ -4,6 +4,8 @@
 ``1e400`` and double keys. PostgreSQL then refuses one half of that in the middle of a batch and stores the
 other half, which no reader can load. So each payload is walked once. A refusal names the place
 (``payload.items[3]``) and never the text that stands there.
+
+Subclasses of dict, list, str and the rest are first made plain: what they say of themselves need not be what they hold.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, NoReturn
 
 from pydantic import BaseModel
@@ -28,15 +30,28 @@ _dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=Fal
 
 def check_payload(payload: object, max_bytes: int = MAX_PAYLOAD_BYTES) -> str:
     """The JSON text of ``payload``: a dict, or a pydantic model by its ``model_dump(mode="json")``."""
-    if isinstance(payload, BaseModel):
+    if issubclass(type(payload), BaseModel):
         payload = _dumped(payload)
-    if not isinstance(payload, dict):
-        raise InvalidMessage("payload", f"must be an object (dict), got {type(payload).__name__}")
-    _walk(payload, max_bytes)
+    if not issubclass(type(payload), dict):
+        raise InvalidMessage("payload", f"must be an object (dict), got {kind_of(payload)}")
+    try:
+        _walk(payload, max_bytes)
+    except _NotPlain:
+        payload = _plain(payload)
+        _walk(payload, max_bytes)
     text = _dump(payload)
     if (size := utf8_length(text)) > max_bytes:
         raise InvalidMessage("payload", f"must be at most {max_bytes} bytes as JSON, got {size}")
     return text
+
+
+_name_of = type.__dict__["__name__"].__get__
+
+
+def kind_of(value: object) -> str:
+    """The name of a value's type, fit for an error's text, whatever its metaclass says."""
+    name: str = _name_of(type(value))
+    return ascii(name)[1:-1][:80]
 
 
 def utf8_length(text: str) -> int:
@@ -44,18 +59,77 @@ def utf8_length(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
 
 
-def _dumped(model: BaseModel) -> object:
+def _dumped(model: Any) -> Any:
     try:
         return model.model_dump(mode="json")
     except Exception as error:
         # Its name only: its text may quote the payload.
-        reason = f"{type(model).__name__} cannot be dumped: {type(error).__name__}"
+        reason = f"{kind_of(model)} cannot be dumped: {kind_of(error)}"
         raise InvalidMessage("payload", reason) from None
 
 
+class _NotPlain(Exception):
+    """The payload holds an instance of a subclass."""
+
+
+def _plain(payload: Any) -> Any:
+    """The same of dict, list, str, int and float only; cycles and shared parts stay what they are."""
+    copies: dict[int, Any] = {}
+    unfilled: list[Any] = []
+
+    def copied(value: Any) -> Any:
+        kind = type(value)
+        for plain, copy in _COPIES:
+            if issubclass(kind, plain):
+                return copy(value)
+        if not issubclass(kind, _CONTAINERS):
+            return value
+        if id(value) not in copies:
+            copies[id(value)] = {} if issubclass(kind, dict) else []
+            unfilled.append(value)
+        return copies[id(value)]
+
+    whole = copied(payload)
+    while unfilled:
+        source = unfilled.pop()
+        target = copies[id(source)]
+        if issubclass(type(source), dict):
+            target.update((_plain_key(key), copied(value)) for key, value in dict.items(source))
+            if len(target) < dict.__len__(source):
+                raise InvalidMessage("payload", "has two keys with the same text in one object")
+        else:
+            members = list.__iter__ if issubclass(type(source), list) else tuple.__iter__
+            target.extend(copied(value) for value in members(source))
+    return whole
+
+
+def plain_text(value: Any) -> str:
+    """What an instance of str or of a subclass holds: an enum's member is its value."""
+    return str.__str__(value)
+
+
+_COPIES: tuple[tuple[type, Callable[[Any], object]], ...] = (
+    (str, plain_text),
+    (bool, bool),
+    (int, int.__int__),
+    (float, float.__float__),
+)
+
+
+def _plain_key(key: Any) -> str:
+    if not issubclass(type(key), str):
+        raise InvalidMessage("payload", _key_reason(key))
+    return plain_text(key)
+
+
+def _key_reason(key: object) -> str:
+    return f"has a key of type {kind_of(key)}: keys must be str"
+
+
 _Container = dict[Any, Any] | list[Any] | tuple[Any, ...]
-# Named here: a union written in the call is built anew for every value.
 _CONTAINERS = (dict, list, tuple)
+_PLAIN_CONTAINERS = frozenset(_CONTAINERS)
+_SUBCLASSED = (*_CONTAINERS, str, int, float)
 
 
 class _Place(NamedTuple):
@@ -67,11 +141,13 @@ class _Place(NamedTuple):
     depth: int
 
 
-def _walk(payload: dict[Any, Any], max_bytes: int) -> None:
+def _walk(payload: Any, max_bytes: int) -> None:
     """Refuse what JSON, PostgreSQL or a reader cannot hold.
 
     ``size`` is at most what the JSON text will have: shared lists that would unfold to gigabytes end here.
     """
+    if type(payload) is not dict:
+        raise _NotPlain
     size = 0
     places = [_Place(payload, None, "payload", 1)]
     while places:
@@ -86,29 +162,32 @@ def _walk(payload: dict[Any, Any], max_bytes: int) -> None:
 def _check_members(place: _Place, places: list[_Place]) -> int:
     """The length of the texts in ``place``; its containers are added to ``places``."""
     length = 0
-    value: object
+    value: Any
     for key, value in _members(place.value):
-        if isinstance(value, str):
+        kind = type(value)
+        if kind is str:
             length += len(value)
             if fault := _text_fault(value):
                 _refuse(place, key, fault)
-        elif isinstance(value, _CONTAINERS):
+        elif kind in _PLAIN_CONTAINERS:
             places.append(_inside(place, key, value))
-        elif value is not None and (fault := _scalar_fault(value)):
+        elif value is not None and (fault := _scalar_fault(value, kind)):
             _refuse(place, key, fault)
     return length
 
 
 def _members(value: _Container) -> Iterable[tuple[str | int, Any]]:
-    return value.items() if isinstance(value, dict) else enumerate(value)
+    return value.items() if type(value) is dict else enumerate(value)
 
 
 def _keys_length(place: _Place) -> int:
     """The length of a dict's keys together, each of them checked."""
     length = 0
-    for key in place.value if isinstance(place.value, dict) else ():
-        if not isinstance(key, str):
-            _refuse(place.parent, place.key, f"has a key of type {type(key).__name__}: keys must be str")
+    for key in place.value if type(place.value) is dict else ():
+        if type(key) is not str:
+            if issubclass(type(key), str):
+                raise _NotPlain
+            _refuse(place.parent, place.key, _key_reason(key))
         if fault := _text_fault(key):
             _refuse(place.parent, place.key, f"has a key that {fault}")
         length += len(key)
@@ -137,7 +216,7 @@ def _text_fault(text: str) -> str | None:
     return None
 
 
-_PLAIN = "str, int, float, bool, None, dict or list"
+_JSON_TYPES = "str, int, float, bool, None, dict or list"
 _INSTEAD = {
     "bytes": "base64 text",
     "set": "a list",
@@ -148,13 +227,17 @@ _INSTEAD = {
 }
 
 
-def _scalar_fault(value: object) -> str | None:
-    if isinstance(value, int):
+def _scalar_fault(value: Any, kind: type) -> str | None:
+    if kind is int:
         return None if -(2**63) <= value < 2**63 else "must fit 64 bits: pass a larger integer as str"
-    if isinstance(value, float):
+    if kind is float:
         return None if math.isfinite(value) else "must be finite: JSON has no NaN and no infinity"
-    name = type(value).__name__
-    return f"cannot be JSON: pass {_INSTEAD.get(name, _PLAIN)}, not {name[:80]}"
+    if kind is bool:
+        return None
+    if issubclass(kind, _SUBCLASSED):
+        raise _NotPlain
+    name = kind_of(value)
+    return f"cannot be JSON: pass {_INSTEAD.get(name, _JSON_TYPES)}, not {name}"
 
 
 def _refuse(place: _Place | None, key: str | int, reason: str) -> NoReturn:

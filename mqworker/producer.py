@@ -7,7 +7,6 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Sequence
-from time import monotonic
 from typing import Any
 
 from sqlalchemy import event
@@ -96,7 +95,7 @@ class Announcer:
         if not entries or self._closed:
             return  # a session may commit after its queue was closed: the workers' reconcile finds the message
         _say("persisted", entries)
-        if monotonic() < self._away_until:
+        if _now() < self._away_until:
             self._owed.extend(entries)
             return
         self._waiting.extend(entries)
@@ -137,14 +136,14 @@ class Announcer:
                 raise
 
     def _open_breaker(self, reason: str) -> None:
-        self._away_until = monotonic() + BREAKER_SECONDS
+        self._away_until = _now() + BREAKER_SECONDS
         if not self._away:
             log.warning("Redis is away: messages are stored and go out when it returns", extra={"reason": reason})
         self._away = True
 
     async def drop(self, entries: Sequence[Entry]) -> None:
         """Tell Redis that these wait no more; what it does not hear, the claim rights."""
-        if entries and monotonic() >= self._away_until:
+        if entries and _now() >= self._away_until:
             with contextlib.suppress(BrokerUnavailable, TimeoutError):
                 async with asyncio.timeout(ANNOUNCE_WAIT_SECONDS):
                     await self._broker.drop(entries)
@@ -173,6 +172,10 @@ class Announcer:
         tasks = [task for task in (self._flush, *self._background) if task is not None]
         if tasks:
             await asyncio.wait(tasks)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _say(event: str, entries: Sequence[Entry]) -> None:

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 from uuid import uuid4
 
 from mqworker.broker import Broker, Keys, Wake
@@ -22,7 +22,7 @@ from mqworker.outage import Outage
 from mqworker.pacing import PacingPolicy
 from mqworker.processor import Processor
 from mqworker.retry import RetryPolicy
-from mqworker.settings import CANCEL_GRACE_SECONDS, Settings
+from mqworker.settings import CANCEL_GRACE_SECONDS, Settings, open_links
 from mqworker.settler import Settler
 from mqworker.store import Store, translated_errors
 from mqworker.sweeps import Sweeps
@@ -48,11 +48,20 @@ def worker_name() -> str:
 class Runtime:
     """Everything of one worker but arq."""
 
-    def __init__(self, settings: Settings, executors: Mapping[str, Executor], redis: Outage | None = None) -> None:
-        self.name = worker_name()
-        self.settings = settings.require_servers()
-        self.store = Store.open(settings, worker=self.name)
-        self.broker = Broker(settings.redis_url.get_secret_value(), Keys(settings.key_prefix), owner=self.name)
+    def __init__(
+        self,
+        settings: Settings,
+        executors: Mapping[str, Executor],
+        *,
+        name: str,
+        store: Store,
+        broker: Broker,
+        redis: Outage,
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.store = store
+        self.broker = broker
         self.flights = Flights(settings.max_chats)
         self._postgres = Outage("PostgreSQL", "nothing is claimed until it returns, what is in flight is settled then")
         lock_seconds = settings.lease_seconds * LOCK_MARGIN
@@ -76,7 +85,8 @@ class Runtime:
             processor=Processor(executors, _policy(settings), timeout_seconds=settings.executor_timeout_seconds),
             settler=self.settler,
             postgres=self._postgres,
-            redis=redis or redis_outage(),
+            redis=redis,
+            lease_seconds=settings.lease_seconds,
             lock_seconds=lock_seconds,
             on_memory_lost=self.clockwork.memory_lost,
             on_unknown_instance=self.clockwork.unknown_instance,
@@ -84,6 +94,15 @@ class Runtime:
         )
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.must_be_replaced = asyncio.Event()
+
+    @classmethod
+    def open(cls, settings: Settings, executors: Mapping[str, Executor], redis: Outage | None = None) -> Self:
+        """A worker on the servers that ``settings`` name; it connects when first used."""
+        settings.require_servers()
+        name = worker_name()
+        store = Store.open(settings, worker=name)
+        broker = Broker(settings.redis_url.get_secret_value(), Keys(settings.key_prefix), owner=name)
+        return cls(settings, executors, name=name, store=store, broker=broker, redis=redis or redis_outage())
 
     async def check(self) -> None:
         """Wait for PostgreSQL, then see that its settings and its schema are what this code needs.
@@ -93,11 +112,15 @@ class Runtime:
         while True:
             try:
                 with translated_errors():
-                    await self.store.database.check()
-                    return await check_schema(self.store.database.engine)
+                    risks = [*await self.store.database.check(), *open_links(self.settings)]
+                    await check_schema(self.store.database.engine)
             except StorageUnavailable as error:
                 self._postgres.noticed(error)
                 await asyncio.sleep(LOOK_PAUSE_SECONDS)
+            else:
+                for risk in risks:
+                    log.warning(risk)
+                return
 
     def start(self) -> None:
         """Start to work. Call :meth:`check` first."""
@@ -166,7 +189,7 @@ async def end_tasks(tasks: Sequence[asyncio.Task[Any]]) -> None:
     """
     pending = set(tasks)
     while pending:
-        for task in pending:
+        for task in tasks:  # in their order, not in a set's: it is the same in every run
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=LOOK_PAUSE_SECONDS)
 

@@ -6,9 +6,11 @@ needs to doubt its numbers.
 
 from __future__ import annotations
 
+import os
 import re
+from ipaddress import ip_address
 from typing import Annotated, Any, Self
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -183,6 +185,19 @@ def _check_redis_url(url: str) -> None:
         raise ValueError("must name one server: a list of nodes (Redis Cluster, Sentinel) is not supported here")
     if parts.scheme != "unix":
         _check_redis_server(parts)
+    _check_redis_tls(parts)
+
+
+def _check_redis_tls(parts: SplitResult) -> None:
+    """TLS that checks nothing protects from nobody who can stand in between, and looks as if it did."""
+    options = {name: value.lower() for name, value in parse_qsl(parts.query) if name.startswith("ssl_")}
+    if options and parts.scheme != "rediss":
+        raise ValueError("has ssl_ parameters, but only rediss:// is TLS")
+    if options.get("ssl_cert_reqs", "required") != "required" or options.get("ssl_check_hostname", "true") != "true":
+        raise ValueError(
+            "must not turn off the check of the certificate or of its host name: "
+            "give your own CA with rediss://...?ssl_ca_certs=/path/ca.pem"
+        )
 
 
 def _check_redis_server(parts: SplitResult) -> None:
@@ -193,3 +208,38 @@ def _check_redis_server(parts: SplitResult) -> None:
     # redis-py takes database 0 in silence for a name that is no number.
     if not re.fullmatch(r"/?|/\d{1,5}", parts.path, re.ASCII):
         raise ValueError("must end with the number of its database, if any: redis://host:6379/0")
+
+
+def open_links(settings: Settings) -> list[str]:
+    """The servers that are reached over a network without TLS that checks who answers, each with what to do.
+
+    A warning and no refusal: a private network, a tunnel or a mesh may protect the way, and we cannot see it.
+    """
+    redis = urlsplit(settings.redis_url.get_secret_value())
+    postgres = make_url(settings.database_url.get_secret_value())
+    # psycopg takes what is missing in the URL from the same variables as psql does.
+    host = postgres.host or postgres.query.get("host") or os.environ.get("PGHOST", "")
+    hosts = host.split(",") if isinstance(host, str) else host
+    mode = postgres.query.get("sslmode") or os.environ.get("PGSSLMODE", "prefer")
+    risks = []
+    if mode not in ("verify-full", "verify-ca") and any(map(_is_elsewhere, hosts)):
+        risks.append(
+            f"PostgreSQL is reached over a network with sslmode={mode}, which checks nobody's certificate: messages "
+            "and password can be read on the way; add ?sslmode=verify-full&sslrootcert=/path/ca.pem to its URL"
+        )
+    if redis.scheme == "redis" and _is_elsewhere(redis.hostname or ""):
+        risks.append(
+            "Redis is reached over a network without TLS: ids and password can be read and changed on the way; "
+            "use rediss://"
+        )
+    return risks
+
+
+def _is_elsewhere(host: str) -> bool:
+    """Whether a host is none of this machine's own: a socket's path (or nothing) and loopback are."""
+    if not host or host.startswith(("/", "@")) or host.lower().rstrip(".") == "localhost":
+        return False
+    try:
+        return not ip_address(host).is_loopback
+    except ValueError:
+        return True

@@ -5,10 +5,10 @@ They are called by :mod:`mqworker.clockwork`, which sees to it that one worker a
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from time import monotonic
 
 from mqworker.broker import Broker, BrokerUnavailable, Entry, Finish
 from mqworker.settings import Settings
@@ -18,8 +18,9 @@ log = logging.getLogger(__name__)
 
 PAGE = 1000
 RECLAIM_BATCH = 500
-HOLD_SECONDS = 30.0
-"""How long a sweep may go without a sign of life before another worker takes it over."""
+HOLD_SECONDS = 5.0
+"""How long a sweep may go without a sign of life before another worker takes it over. Short, because a worker killed in
+a rebuild leaves Redis half filled for so long; a sweep that runs twice does no harm."""
 WALK_SHARE = 0.05
 """The part of a reconcile's period that it may spend on walking through old messages."""
 REBUILD_TRIES = 5
@@ -99,12 +100,13 @@ class Sweeps:
 
     async def _walk_on(self, place: Place | None) -> tuple[int, Place | None]:
         """Go on with the walk through all waiting messages, where whoever did it last left off."""
-        deadline = monotonic() + WALK_SHARE * self._settings.reconcile_every_seconds
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + WALK_SHARE * self._settings.reconcile_every_seconds
         found = 0
         async for page in self._walk(place):
             found += await self._broker.announce(_entries(page.messages), wake=False)
             place = page.end
-            if monotonic() > deadline:
+            if clock() > deadline:
                 break
         return found, place
 

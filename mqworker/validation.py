@@ -17,7 +17,7 @@ from uuid import UUID
 from mqworker.errors import InvalidMessage
 from mqworker.message import NewMessage
 from mqworker.models import Status
-from mqworker.payload import MAX_PAYLOAD_BYTES, check_payload, utf8_length
+from mqworker.payload import MAX_PAYLOAD_BYTES, check_payload, kind_of, plain_text, utf8_length
 
 MAX_BATCH_MESSAGES = 10_000
 MAX_BATCH_BYTES = 16 * 1024 * 1024
@@ -86,13 +86,13 @@ def new_messages(items: Iterable[Mapping[str, object]], *, default_max_retries: 
 
 def _iterable(items: object) -> Iterable[object]:
     if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
-        raise InvalidMessage("messages", f"must be an iterable of mappings, got {_kind(items)}")
+        raise InvalidMessage("messages", f"must be an iterable of mappings, got {kind_of(items)}")
     return items
 
 
 def _fields(item: object) -> Mapping[str, Any]:
     if not isinstance(item, Mapping):
-        raise InvalidMessage("message", f"must be a mapping, got {_kind(item)}")
+        raise InvalidMessage("message", f"must be a mapping, got {kind_of(item)}")
     keys = item.keys()
     if not keys <= _FIELDS:
         name = next(iter(keys - _FIELDS))
@@ -109,18 +109,26 @@ _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 def check_instance(value: object, field: str = "instance") -> str:
     """1 to 255 characters, at most 512 bytes of UTF-8, no control characters, no white space around."""
-    if not isinstance(value, str):
-        raise InvalidMessage(field, f"must be str, got {_kind(value)}")
-    if not 1 <= len(value) <= 255:
-        raise InvalidMessage(field, f"must be 1 to 255 characters, got {len(value)}")
-    if unfit := _UNFIT.search(value):
-        raise InvalidMessage(field, _unfit_reason(value, unfit.start()))
-    if value != value.strip():
+    text = _text(value, field, "str")
+    if not 1 <= len(text) <= 255:
+        raise InvalidMessage(field, f"must be 1 to 255 characters, got {len(text)}")
+    if unfit := _UNFIT.search(text):
+        raise InvalidMessage(field, _unfit_reason(text, unfit.start()))
+    if text != text.strip():
         raise InvalidMessage(field, "must not begin or end with white space")
-    if (size := utf8_length(value)) > 512:
+    if (size := utf8_length(text)) > 512:
         raise InvalidMessage(field, f"must be at most 512 bytes of UTF-8, got {size}")
-    # An enum's member becomes its plain text: drivers send an enum by its name.
-    return value if type(value) is str else str.__str__(value)
+    return text
+
+
+def _text(value: object, field: str, wanted: str) -> str:
+    # An enum's member becomes its plain text: drivers send an enum by its name. And no other subclass' methods are
+    # asked what it holds.
+    if type(value) is str:
+        return value
+    if not issubclass(type(value), str):
+        raise InvalidMessage(field, f"must be {wanted}, got {kind_of(value)}")
+    return plain_text(value)
 
 
 def check_chat_id(value: object, field: str = "chat_id") -> str:
@@ -137,16 +145,27 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(-?)[0-9a-fA-F]{4}\1[0-9a-fA-F]{4}\1[0-9a-fA-
 
 def check_message_id(value: object, field: str = "message_id") -> UUID:
     """A UUID or its text, with or without hyphens; not the nil UUID."""
-    if isinstance(value, str):
+    if issubclass(type(value), str):
         # uuid.UUID alone takes underscores, signs and white space among the digits.
-        if not _UUID.fullmatch(value):
-            raise InvalidMessage(field, f"must be a UUID, got {_shown(value)}")
-        value = UUID(value)
-    if not isinstance(value, UUID):
-        raise InvalidMessage(field, f"must be a UUID or its text, got {_kind(value)}")
-    if not value.int:
+        text = plain_text(value)
+        if not _UUID.fullmatch(text):
+            raise InvalidMessage(field, f"must be a UUID, got {_shown(text)}")
+        found = UUID(text)
+    elif issubclass(type(value), UUID):
+        found = _plain_uuid(value, field)
+    else:
+        raise InvalidMessage(field, f"must be a UUID or its text, got {kind_of(value)}")
+    if not found.int:
         raise InvalidMessage(field, "must not be the nil UUID")
-    return value
+    return found
+
+
+def _plain_uuid(value: Any, field: str) -> UUID:
+    """A driver's own subclass of UUID as a plain one."""
+    try:
+        return value if type(value) is UUID and value.int >= 0 else UUID(str(value))
+    except Exception as error:
+        raise InvalidMessage(field, f"is a {kind_of(value)} that cannot be read: {kind_of(error)}") from None
 
 
 EXECUTOR_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -154,37 +173,54 @@ EXECUTOR_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 def check_executor(value: object, field: str = "executor") -> str:
     """The name of an executor. One that no worker knows is taken: such a message waits for its worker."""
-    if not isinstance(value, str):
-        raise InvalidMessage(field, f"must be the name of an executor, got {_kind(value)}")
-    if not EXECUTOR_NAME.fullmatch(value):
-        raise InvalidMessage(field, f"must be 1 to 64 of A-Z a-z 0-9 _ . -, got {_shown(value)}")
-    return value if type(value) is str else str.__str__(value)
+    text = _text(value, field, "the name of an executor")
+    if not EXECUTOR_NAME.fullmatch(text):
+        raise InvalidMessage(field, f"must be 1 to 64 of A-Z a-z 0-9 _ . -, got {_shown(text)}")
+    return text
 
 
 def check_int(value: object, field: str, least: int, most: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidMessage(field, f"must be int, got {_kind(value)}")
-    if not least <= value <= most:
-        raise InvalidMessage(field, f"must be from {least} to {most}, got {_shown(value)}")
-    return int(value)
+    if not issubclass(type(value), int) or type(value) is bool:
+        raise InvalidMessage(field, f"must be int, got {kind_of(value)}")
+    number = int.__int__(value)  # type: ignore[arg-type]
+    if not least <= number <= most:
+        raise InvalidMessage(field, f"must be from {least} to {most}, got {_shown(number)}")
+    return number
 
 
 def _check_bool(value: object, field: str) -> bool:
-    if not isinstance(value, bool):
-        raise InvalidMessage(field, f"must be bool, got {_kind(value)}")
+    if type(value) is not bool:
+        raise InvalidMessage(field, f"must be bool, got {kind_of(value)}")
     return value
 
 
 def check_scheduled_at(value: object, now: datetime, field: str = "scheduled_at") -> datetime:
     """An aware time as UTC, at most 366 days ahead; what is past is due at once."""
-    if not isinstance(value, datetime):
-        raise InvalidMessage(field, f"must be a datetime, got {_kind(value)}")
-    if value.utcoffset() is None:
+    if not issubclass(type(value), datetime):
+        raise InvalidMessage(field, f"must be a datetime, got {kind_of(value)}")
+    try:
+        time = _as_utc(value)
+    except Exception as error:
+        # A time zone is code of others.
+        raise InvalidMessage(field, f"has a time zone that cannot be used: {kind_of(error)}") from None
+    if time is None:
         raise InvalidMessage(field, "must have a time zone: datetime.now(UTC), not datetime.now()")
-    if not EARLIEST <= value <= now + MAX_AHEAD:
+    if not EARLIEST <= time <= now + MAX_AHEAD:
         bounds = f"between the year {EARLIEST.year} and {MAX_AHEAD.days} days from now"
-        raise InvalidMessage(field, f"must lie {bounds}, got {value}")
-    return value.astimezone(UTC)
+        raise InvalidMessage(field, f"must lie {bounds}, got {time}")
+    return time
+
+
+def _as_utc(value: Any) -> datetime | None:
+    """A plain datetime in UTC; ``None`` where it has no zone."""
+    if datetime.utcoffset(value) is None:
+        return None
+    # By its text: a subclass' arithmetic gives its own kind again.
+    time = datetime.fromisoformat(datetime.isoformat(value))
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        return time  # at one of the ends of time, and refused for that
 
 
 def check_limit(value: object, field: str = "limit", most: int = 1000) -> int:
@@ -194,7 +230,7 @@ def check_limit(value: object, field: str = "limit", most: int = 1000) -> int:
 def check_positive(value: object, field: str, most: float) -> float:
     """A number above 0 and up to ``most``: days, hours, seconds."""
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise InvalidMessage(field, f"must be a number, got {_kind(value)}")
+        raise InvalidMessage(field, f"must be a number, got {kind_of(value)}")
     if not 0 < value <= most:
         raise InvalidMessage(field, f"must be above 0 and at most {most:g}, got {_shown(value)}")
     return float(value)
@@ -238,17 +274,14 @@ def _new_id(now: datetime) -> UUID:
     return UUID(int=high << 64 | 1 << 63 | (noise >> 12) & 0x3FFF_FFFF_FFFF_FFFF)
 
 
-def _kind(value: object) -> str:
-    return type(value).__name__[:80]
-
-
 def _shown(value: object) -> str:
     """A short look at an id or a number; never used on what a payload holds."""
     try:
         text = repr(value)
     except Exception:
         # An int of more than 4300 digits has no repr.
-        return f"({_kind(value)})"
+        return f"({kind_of(value)})"
+    text = plain_text(text)
     return text if len(text) <= 80 else text[:79] + "…"
 
 

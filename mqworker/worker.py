@@ -24,7 +24,8 @@ from mqworker.executors import Executor, ExecutorRegistry, load_registry
 from mqworker.logs import configure_logging, is_configured
 from mqworker.patient_redis import PatientRedis, from_json, to_json
 from mqworker.runtime import Runtime, end_tasks, redis_outage
-from mqworker.settings import Settings, load_settings
+from mqworker.settings import CANCEL_GRACE_SECONDS, Settings, load_settings
+from mqworker.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -110,13 +111,16 @@ class _Shell:
         self._on_shutdown = on_shutdown
         self.redis = redis_outage()
         self._runtime: Runtime | None = None
+        self._watchdog = Watchdog(
+            limit_seconds=settings.executor_timeout_seconds + CANCEL_GRACE_SECONDS, on_stall=_replace_process
+        )
         self._stopping: asyncio.Task[None] | None = None
         self._replacing: asyncio.Task[None] | None = None
 
     async def startup(self, ctx: dict[Any, Any]) -> None:
         if not is_configured():
             configure_logging()
-        runtime = Runtime(self._settings, self._executors, self.redis)
+        runtime = Runtime.open(self._settings, self._executors, self.redis)
         try:
             await runtime.check()
         except (ConfigError, SchemaBehind) as error:
@@ -127,6 +131,7 @@ class _Shell:
         if self._on_startup is not None:
             await self._on_startup(ctx)
         runtime.start()
+        self._watchdog.start()
         self._take_signals(ctx)
 
     def _take_signals(self, ctx: dict[Any, Any]) -> None:
@@ -167,10 +172,17 @@ class _Shell:
         if self._replacing is not None:
             self._replacing.cancel()
         await self._runtime.aclose()
+        self._watchdog.stop()
         if self._runtime.must_be_replaced.is_set():
-            # Nothing but the end of the process ends a task that ignores its cancellation. The same command, the
-            # same pid: a supervisor sees nothing of it.
-            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+            _replace_process()
+
+
+def _replace_process() -> None:
+    """Start over. Nothing but the end of the process ends a task that ignores its cancellation, or blocks the loop.
+
+    The same command, the same pid: a supervisor sees nothing of it.
+    """
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
 
 
 def __getattr__(name: str) -> Any:

@@ -45,9 +45,19 @@ TABLES = (
             CHECK (status IN ('PENDING', 'PROCESSING', 'COMPLETED', 'FAILED', 'CANCELLED')),
         CONSTRAINT message_queue_items_instance CHECK (char_length(instance) BETWEEN 1 AND 255),
         CONSTRAINT message_queue_items_chat_id CHECK (char_length(chat_id) BETWEEN 1 AND 255),
-        -- A time at infinity, put in by hand, cannot be read by the driver and would fail everything it is read with.
-        CONSTRAINT message_queue_items_times
-            CHECK (isfinite(created_at) AND isfinite(updated_at) AND isfinite(scheduled_at) AND isfinite(available_at))
+        -- What is put in by hand and cannot be read would fail everything that it is read with: the driver knows no
+        -- infinity and no year beyond 9999, and Redis' streams no negative seq.
+        CONSTRAINT message_queue_items_times CHECK (
+            created_at BETWEEN '0002-01-01 00:00+00' AND '9999-01-01 00:00+00'
+            AND updated_at BETWEEN '0002-01-01 00:00+00' AND '9999-01-01 00:00+00'
+            AND scheduled_at BETWEEN '0002-01-01 00:00+00' AND '9999-01-01 00:00+00'
+            AND available_at BETWEEN '0002-01-01 00:00+00' AND '9999-01-01 00:00+00'
+            AND lease_expires_at BETWEEN '0002-01-01 00:00+00' AND '9999-01-01 00:00+00'
+            AND cancel_requested_at BETWEEN '0002-01-01 00:00+00' AND '9999-01-01 00:00+00'
+            AND processing_started_at BETWEEN '0002-01-01 00:00+00' AND '9999-01-01 00:00+00'
+            AND processed_at BETWEEN '0002-01-01 00:00+00' AND '9999-01-01 00:00+00'
+        ),
+        CONSTRAINT message_queue_items_seq CHECK (seq >= 0)
     ) WITH (
         fillfactor = 70,
         autovacuum_vacuum_scale_factor = 0.0,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ssl
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import Connection
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 CONNECT_TIMEOUT_SECONDS = 2.0
 ANSWER_TIMEOUT_SECONDS = 5.0
@@ -25,8 +26,21 @@ def translated_errors() -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError, TimeoutError) as error:
-        first_word = str(error).split(" ", 1)[0] if str(error)[:1].isupper() else ""
-        raise BrokerUnavailable(f"{type(error).__name__} {first_word}".strip()) from None
+        raise BrokerUnavailable(f"{type(error).__name__} {_reason(error)}".strip()) from None
+
+
+def _reason(error: BaseException) -> str:
+    """What an operator can mend, in the system's own words; else the server's error code."""
+    if isinstance(error, NoPermissionError):
+        return "(the ACL of our user denies a command, a key or a channel)"
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"(its certificate is refused: {cause.verify_message})"
+        if isinstance(cause, OSError) and cause.strerror:
+            return f"({cause.strerror})"
+        cause = cause.__cause__ or cause.__context__
+    return str(error).split(" ", 1)[0] if str(error)[:1].isupper() else ""
 
 
 class ConnectionCount:
@@ -41,7 +55,10 @@ class ConnectionCount:
 
 
 def connection_options(redis_url: str) -> dict[str, Any]:
-    """What every connection of ours has. redis-py checks no host name on TLS unless told to."""
+    """What every connection of ours has; the URL's own parameters win. redis-py checks no host name unless told to.
+
+    A CA of your own comes in the URL: ``rediss://...?ssl_ca_certs=/etc/ssl/our-ca.pem``.
+    """
     options: dict[str, Any] = {
         "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "socket_timeout": ANSWER_TIMEOUT_SECONDS,

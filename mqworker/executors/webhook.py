@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import re
 import ssl
@@ -54,6 +55,9 @@ class WebhookExecutor:
     def __init__(self, url: str, *, timeout_seconds: float, max_connections: int) -> None:
         """``max_connections`` is the worker's ``max_chats``; ``timeout_seconds`` holds for each step."""
         self._url = _checked(url)
+        # At INFO httpx logs each request's whole URL, and with it a token.
+        if (httpx_log := logging.getLogger("httpx")).level == logging.NOTSET:
+            httpx_log.setLevel(logging.WARNING)
         self._timeout_seconds = timeout_seconds
         self._max_connections = max_connections
         self._pools: list[_Pool] = []

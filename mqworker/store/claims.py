@@ -338,8 +338,11 @@ CLAIM = text(
                 WHEN heads.until > statement_timestamp() THEN 'waits'
                 WHEN NOT heads.executor = ANY(CAST(:executors AS text[])) THEN 'executor'
                 ELSE 'contended' END AS verdict,
+           -- Where only a schedule is waited for, a message that comes meanwhile must not wait for it as well: Redis
+           -- lets it go when the chat is asked for again.
            CASE WHEN heads.until > statement_timestamp()
-                THEN EXTRACT(EPOCH FROM LEAST(heads.until, statement_timestamp() + interval '1 day')
+                THEN EXTRACT(EPOCH FROM LEAST(heads.until, statement_timestamp() + CASE WHEN heads.id IS NULL
+                                              THEN interval '5 seconds' ELSE interval '1 day' END)
                                         - clock_timestamp()) END AS wait_seconds,
            claimed.*
     FROM heads LEFT JOIN claimed ON claimed.id = heads.id
@@ -372,7 +375,7 @@ SETTLE = text(
         SET -- A cancel that came while the message was in flight wins over every end but "sent".
             status = CASE WHEN locked.cancel_requested_at IS NOT NULL AND locked.status <> 'COMPLETED'
                           THEN 'CANCELLED' ELSE locked.status END,
-            retry_count = i.retry_count + locked.attempts,
+            retry_count = LEAST(i.retry_count, 2147483646) + locked.attempts,
             error = locked.error,
             provider_id = COALESCE(locked.provider_id, i.provider_id),
             lease_expires_at = NULL,
@@ -383,7 +386,7 @@ SETTLE = text(
             updated_at = clock_timestamp()
         FROM locked
         WHERE i.id = locked.id AND locked.was = 'PROCESSING'
-        RETURNING locked.place, i.status, i.instance, i.chat_id, i.client_id, locked.gap, locked.instance_wait
+        RETURNING locked.place, i.status, i.instance, i.chat_id, locked.gap, locked.instance_wait
     ),
     paced AS (
         INSERT INTO message_queue_chats AS chats (instance, chat_id, next_at)
@@ -394,8 +397,9 @@ SETTLE = text(
         ON CONFLICT (instance, chat_id) DO UPDATE SET next_at = GREATEST(chats.next_at, EXCLUDED.next_at)
     ),
     held AS (
-        INSERT INTO message_queue_instances AS accounts (instance, client_id, next_at)
-        SELECT instance, min(client_id), clock_timestamp() + make_interval(secs => max(instance_wait))
+        -- Whose account it is, only initialize says.
+        INSERT INTO message_queue_instances AS accounts (instance, next_at)
+        SELECT instance, clock_timestamp() + make_interval(secs => max(instance_wait))
         FROM settled
         WHERE instance_wait > 0
         GROUP BY instance
@@ -443,12 +447,13 @@ RECLAIM = text(
     ),
     reclaimed AS (
         UPDATE message_queue_items i
+        -- One row with a count at its end, put in by hand, must not stop the sweep for all.
         SET status = CASE WHEN i.cancel_requested_at IS NOT NULL THEN 'CANCELLED'
-                          WHEN i.retry_count + 1 >= i.max_retries THEN 'FAILED'
+                          WHEN i.retry_count >= i.max_retries - 1::bigint THEN 'FAILED'
                           ELSE 'PENDING' END,
-            retry_count = i.retry_count + 1,
+            retry_count = LEAST(i.retry_count, 2147483646) + 1,
             error = 'LeaseExpired: ' || COALESCE(i.worker, 'a worker') || ' stopped renewing its claim',
-            processed_at = CASE WHEN i.cancel_requested_at IS NOT NULL OR i.retry_count + 1 >= i.max_retries
+            processed_at = CASE WHEN i.cancel_requested_at IS NOT NULL OR i.retry_count >= i.max_retries - 1::bigint
                                 THEN clock_timestamp() END,
             claim_id = NULL, lease_expires_at = NULL, available_at = NULL, updated_at = clock_timestamp()
         WHERE i.id = ANY(ARRAY(SELECT id FROM expired))

@@ -80,8 +80,8 @@ class Database:
         rows = await self.rows(statement, **parameters)
         return rows[0][0] if rows else None
 
-    async def check(self) -> None:
-        """Raise :class:`ConfigError` where the server's settings would break a promise."""
+    async def check(self) -> list[str]:
+        """Raise :class:`ConfigError` where the server's settings would break a promise; return what else is risky."""
         row = (await self.rows(_CHECK))[0]
         if row.isolation != "read committed":
             raise ConfigError(
@@ -96,6 +96,13 @@ class Database:
             raise ConfigError(
                 "synchronous_commit is off: a crash of PostgreSQL would lose accepted messages; set it to on"
             )
+        # Not refused: a server that is thrown away after a test loses nothing by it.
+        return [
+            f"PostgreSQL runs with {name} off: if its machine stops, messages are lost or the database is damaged; "
+            "set it to on, unless the data may be thrown away"
+            for name, value in (("fsync", row.fsync), ("full_page_writes", row.full_page_writes))
+            if value == "off"
+        ]
 
     async def aclose(self) -> None:
         await self.engine.dispose()
@@ -105,7 +112,8 @@ _CHECK = text(
     """
     SELECT current_setting('transaction_isolation') AS isolation, current_setting('server_encoding') AS encoding,
            current_setting('server_version_num') AS version,
-           current_setting('synchronous_commit') AS synchronous
+           current_setting('synchronous_commit') AS synchronous, current_setting('fsync') AS fsync,
+           current_setting('full_page_writes') AS full_page_writes
     """
 )
 
@@ -149,10 +157,16 @@ def _translate(error: BaseException) -> BaseException:
 
 
 def _refusal(error: BaseException) -> str:
-    """Why the server let nobody in (a wrong password, no such database): its own FATAL line, else the error's kind."""
+    """Why we were not let in, or let nobody answer: its own FATAL line (a wrong password, no such database), libpq's about
+    a certificate; else the error's kind.
+    """
     original = error.orig if isinstance(error, DBAPIError) else error
-    _, fatal, reason = str(original).partition("FATAL: ")
-    return reason.splitlines()[0].strip() if fatal else type(original).__name__
+    text = str(original)
+    _, fatal, reason = text.partition("FATAL: ")
+    if fatal:
+        return reason.splitlines()[0].strip()
+    certificate = (line.partition("failed: ")[2] for line in text.splitlines() if "certificate" in line)
+    return next(filter(None, certificate), type(original).__name__)
 
 
 def _reason(error: DBAPIError) -> str:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from mqworker import ExecutorRegistry
+import time
+
+from mqworker import ExecutorRegistry, Message
 from mqworker.executors import ready_made
 from mqworker.settings import load_settings
 
 registry = ExecutorRegistry()
 registry.register("default", ready_made("webhook", load_settings()))
+
+
+@registry.executor("blocking")
+async def block(_: Message) -> None:
+    """Never gives the event loop back."""
+    while True:
+        time.sleep(1)

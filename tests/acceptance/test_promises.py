@@ -257,6 +257,20 @@ async def test_a_late_settle_of_a_paused_worker_changes_nothing(
     assert await queue.get(message_id) == row
 
 
+async def test_an_executor_that_blocks_the_loop_for_ever_costs_its_message_and_not_the_worker(
+    fleet: Fleet, queue: MessageQueue, gateway: Gateway
+) -> None:
+    (worker,) = await fleet.start(executor_timeout_seconds=0.5)
+    blocking = await queue.enqueue(INSTANCE, 7, "chat-0", {}, executor="blocking", max_retries=1)
+    await eventually(lambda: "worker will be replaced" in worker.text, "the watchdog sees it", timeout_seconds=20)
+    assert "in block" in worker.text, "it says where the loop stands"
+    ids = await fill(queue, chats=2, each=1)
+    assert await all_done(queue) == QueueStats(completed=2, failed=1)
+    assert (await queue.get(blocking.id)).status == "FAILED"
+    assert worker.process.poll() is None, "the same process works on"
+    assert breaches(gateway, ids) == []
+
+
 async def test_rows_put_in_by_plain_sql_are_delivered(fleet: Fleet, queue: MessageQueue, gateway: Gateway) -> None:
     await queue._store.database.rows(
         sql(

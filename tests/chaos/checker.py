@@ -72,7 +72,7 @@ def reclaimed_early(run: Run) -> Iterator[str]:
 
 def taken_from_the_living(run: Run) -> Iterator[str]:
     """Where nothing was done to anybody, no claim is ever taken back."""
-    if not run.facts["undisturbed"]:
+    if not run.facts["steady"]:
         return
     for claim in run.claims:
         if claim.how == "reclaimed":

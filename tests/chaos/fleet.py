@@ -153,10 +153,12 @@ class Fleet:
             self.workers.append(await self._worker(number))
         for number in range(self._plan.producers):
             self.producers.append(await self._producer(number))
-        for slot in [*self.workers, *self.producers]:
-            slot.start()
-        for slot in [*self.workers, *self.producers]:
-            await slot.ready()
+        for slots in (self.workers, self.producers):
+            for slot in slots:
+                slot.start()
+            for slot in slots:
+                await slot.ready()
+                assert slot.alive, f"{slot.name} does not start: see {slot.logs[-1]}"
 
     async def keep_alive(self) -> None:
         """Start again what ended by itself: a message can end its worker."""
@@ -210,7 +212,7 @@ class Fleet:
             "CHATS": self._plan.chats,
             "RUDE_SHARE": self._plan.rude_share,
             "PRIORITISED": self._plan.prioritised,
-            "SLOW": "yes" if self._plan.slow else "",
+            "SCRIPT": self._plan.script,
         }
         return {
             **inherited,

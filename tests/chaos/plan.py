@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 # The proportions of the defaults, made short: a lease that ends after 2 s is lost fifteen times as often.
 PROFILE: dict[str, float] = {
@@ -79,8 +80,10 @@ class Plan:
     chats: int = 240
     rude_share: float = 0.006
     prioritised: float = 0.1
-    slow: bool = False
-    """Many messages take longer than a lease to send."""
+    script: Literal["usual", "slow", "failing"] = "usual"
+    """What the messages are like: many take longer than a lease to send, or fail at first."""
+    steady: bool = False
+    """Nothing is done to any process, so no claim may ever be taken back."""
     lanes: Mapping[str, Lane] = field(default_factory=lambda: LANES)
     settings: Mapping[str, float] = field(default_factory=lambda: PROFILE)
     least: Mapping[str, int] = field(default_factory=dict)
@@ -90,11 +93,6 @@ class Plan:
     """A message of a free chat that waits longer than this was forgotten; only where no fault explains it."""
     quiet_seconds: float = 90.0
     """How long the queue may take to empty after the last fault."""
-
-    @property
-    def undisturbed(self) -> bool:
-        """Whether nothing is done to any process."""
-        return not self.lanes and not self.rude_share
 
 
 # A run with less than this a minute would have shown little.

@@ -31,15 +31,22 @@ CANARY = "CANARY-the-text-of-a-message"
 MAX_RETRIES = 4
 AT_ONCE = 40
 SHARES = {"one": 66, "own id": 14, "many": 9, "in a session": 4, "rolled back": 2, "cancel": 5}
-SCRIPTS: list[tuple[float, dict[str, Any]]] = [
+LONG = "longer than a lease"
+USUAL: list[tuple[float, dict[str, Any]]] = [
     (0.05, {"fail_times": 1}),
     (0.02, {"fail_times": 2}),
     (0.01, {"fail_always": "permanent"}),
     (0.003, {"fail_always": "temporary"}),
     (0.01, {"retry_after": 1}),
-    (0.01, {"send_seconds": 2.8}),
+    (0.01, {"send_seconds": LONG}),
 ]
-SLOW_SCRIPTS = [(0.25, {"send_seconds": 2.8}), (0.2, {"send_seconds": 0.8, "fail_times": 2}), *SCRIPTS]
+SCRIPTS: dict[str, list[tuple[float, dict[str, Any]]]] = {
+    "usual": USUAL,
+    "slow": [(0.2, {"send_seconds": LONG}), (0.3, {"send_seconds": 0.5, "fail_times": 2}), *USUAL],
+    "failing": [(0.6, {"send_seconds": 0.01, "fail_times": 2})],
+}
+# Of the scripts in which many messages fail: a cancel must meet one in flight.
+MANY_CANCELS = SHARES | {"cancel": 30}
 RUDE = [
     "hang",
     "ignore cancellation",
@@ -66,7 +73,9 @@ class Producer:
         self._chats = int(os.environ["CHAOS_CHATS"])
         self._rude_share = float(os.environ["CHAOS_RUDE_SHARE"])
         self._prioritised = float(os.environ["CHAOS_PRIORITISED"])
-        self._scripts = SLOW_SCRIPTS if os.environ["CHAOS_SLOW"] else SCRIPTS
+        self._script = SCRIPTS[os.environ["CHAOS_SCRIPT"]]
+        self._shares = SHARES if self._script is USUAL else MANY_CANCELS
+        self._long_seconds = 1.4 * load_settings().lease_seconds
         self._recent: list[tuple[str, UUID]] = []
 
     def _write(self, **facts: object) -> None:
@@ -78,9 +87,9 @@ class Producer:
         chat = draw.randrange(self._chats)
         payload: dict[str, Any] = {"key": f"{self._name}:{next(self._numbers)}", "text": CANARY}
         pick = draw.random()
-        for share, script in self._scripts:
+        for share, script in self._script:
             if pick < share:
-                payload |= script
+                payload |= {key: self._long_seconds if value is LONG else value for key, value in script.items()}
                 break
             pick -= share
         else:
@@ -101,7 +110,7 @@ class Producer:
 
     async def act(self) -> int:
         """One operation; returns how many messages it was about."""
-        match self._random.choices(list(SHARES), list(SHARES.values()))[0]:
+        match self._random.choices(list(self._shares), list(self._shares.values()))[0]:
             case "one":
                 await self._one()
             case "own id":

@@ -66,10 +66,11 @@ async def _look_for(name: str, seed: int, free: asyncio.Semaphore) -> Finding:
         begun = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
             output = await _run(name, seed, Path(folder))
-            result = Path(folder) / "result.json"
-            breaches = json.loads(result.read_text())["breaches"] if result.exists() else {}
-        counts = {promise: len(found) for promise, found in breaches.items()}
-        return Finding(name, counts, time.monotonic() - begun, "" if counts else output[-400:])
+            path = Path(folder) / "result.json"
+            result = json.loads(path.read_text()) if path.exists() else {"breaches": {}, "missing": {}}
+        counts = {promise: len(found) for promise, found in result["breaches"].items()}
+        failed = f"too little was seen: {result['missing']}" if result["missing"] else ""
+        return Finding(name, counts, time.monotonic() - begun, failed if counts else output[-400:])
 
 
 async def _run(name: str, seed: int, folder: Path) -> str:

@@ -100,7 +100,6 @@ def _note(plan: Plan, folder: Path) -> None:
     facts: dict[str, Any] = {
         **{key: value for key, value in asdict(plan).items() if key not in ("lanes", "settings")},
         **plan.settings,
-        "undisturbed": plan.undisturbed,
         **quiet,
         "gateway_offset": time.time() - now(),
         "canaries": _canaries(folder),

@@ -24,7 +24,7 @@ async def working(
 ) -> AsyncIterator[Runtime]:
     """A worker that drains and closes at the end."""
     executors = send if isinstance(send, Mapping) else {"default": send}
-    runtime = Runtime(settings.model_copy(update=changes), executors)
+    runtime = Runtime.open(settings.model_copy(update=changes), executors)
     await runtime.check()
     runtime.start()
     try:

@@ -19,7 +19,7 @@ FACTS: dict[str, Any] = {
     "reclaim_every_seconds": 0.5,
     "drain_seconds": 10.0,
     "wake_seconds": 3.0,
-    "undisturbed": True,
+    "steady": True,
     "redis_left": [],
     "canaries": [],
 }
@@ -218,7 +218,7 @@ def test_a_forged_breach_is_named(forge: Callable[[Run], None], name: str) -> No
 
 def test_what_a_lost_claim_sends_is_explained() -> None:
     run = clean_run()
-    run.facts = {**FACTS, "undisturbed": False}
+    run.facts = {**FACTS, "steady": False}
     zombie = Claim("1", CHAT, 2, 1, 8.0, 8.0, 9.9, 9.9, "reclaimed", lease_was=9.8)
     late = Send("id-1", CHAT, 2, 1, 10.15, 10.9, 201, zombie)
     zombie.sends.append(late)

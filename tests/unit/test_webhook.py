@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -302,3 +303,8 @@ class TestWebhookAlone:
     def test_dates_of_any_kind(self, text: str, now: str) -> None:
         webhook._date(text)
         webhook._date(f"Tue, {now}")
+
+
+def test_httpx_does_not_log_the_url_of_each_request() -> None:
+    WebhookExecutor("http://127.0.0.1:9/?token=secret", timeout_seconds=1, max_connections=1)
+    assert not logging.getLogger("httpx").isEnabledFor(logging.INFO)

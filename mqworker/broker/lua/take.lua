@@ -3,13 +3,12 @@
 --   that dies before it parks delays the account by no more than that.
 -- KEYS: instances    ARGV: max, guard_ms
 -- Returns: {guard (a score for park), ms until the next account is due or -1, instance, instance, ...}
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local guard = now + tonumber(ARGV[2])
+--! include instances
+local guard = now + tonumber(ARGV[2]) + 0.5
 local due = redis.call('ZRANGE', KEYS[1], '-inf', now, 'BYSCORE', 'LIMIT', 0, tonumber(ARGV[1]))
-for _, instance in ipairs(due) do redis.call('ZADD', KEYS[1], guard, instance) end
+for _, instance in ipairs(due) do redis.call('ZADD', KEYS[1], string.format('%.1f', guard), instance) end
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
-local wait = first and first ~= 'inf' and math.max(tonumber(first) - now, 0) or -1
-local reply = {string.format('%.0f', guard), wait}
+local wait = first and first ~= 'inf' and math.max(math.ceil(tonumber(first)) - now, 0) or -1
+local reply = {string.format('%.1f', guard), wait}
 for _, instance in ipairs(due) do reply[#reply + 1] = instance end
 return reply
