@@ -48,7 +48,11 @@ class Sweeps:
         return None
 
     async def _fill(self) -> int | None:
+        remembers = await self._broker.remembers()
         await self._broker.begin_rebuild(hold_seconds=HOLD_SECONDS)
+        if not remembers:
+            # An old copy came back (a restart, a failover), and with it leases that nobody will release.
+            await self._broker.break_leases()
         instances: set[str] = set()
         count = 0
         async for page in self._walk(None):

@@ -236,6 +236,14 @@ class Broker:
         with translated_errors():
             await self.redis.set(self.keys.epoch, f"{REBUILDING}{self._owner}", px=_ms(hold_seconds))
 
+    async def break_leases(self) -> None:
+        """Let all leased chats go at once, whoever holds them: for a memory that brought back leases of the past."""
+        with translated_errors():
+            instances = await self.redis.zrange(self.keys.instances, 0, -1)
+            while instances:
+                broken = await run(self.redis, [self._call("unlease", instance, []) for instance in instances])
+                instances = [instance for instance, number in zip(instances, broken, strict=True) if number]
+
     async def keep_rebuild(self, *, hold_seconds: float) -> bool:
         """Lengthen the mark; false where it is gone: the memory was lost again."""
         with translated_errors():

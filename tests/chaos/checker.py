@@ -206,19 +206,23 @@ def _disturbed(run: Run, slot: str, claim: Claim) -> bool:
 def woken_late(run: Run) -> Iterator[str]:
     """In a run without faults no announce gets lost: a message of a free chat is claimed within a moment."""
     bound: float = run.facts["wake_seconds"]
-    free_at: dict[str, float] = {}
     known = {told.key: told.known_at for told in run.told.values()}
+    due = {change.key: change.due for change in run.changes if change.was is None}
+    free_at: dict[str, float] = {}
     for claim in sorted(run.claims, key=lambda claim: claim.start):
-        begins = max(free_at.get(claim.chat, 0.0), known.get(claim.key) or float("inf"))
+        backoff = run.facts["backoff_cap_seconds"] if claim.attempt > 1 else 0.0
+        begins = max(
+            free_at.get(claim.chat, 0.0) + backoff, known.get(claim.key) or float("inf"), due.get(claim.key) or 0.0
+        )
         free_at[claim.chat] = claim.end + run.facts["delay_max_seconds"]
-        if claim.attempt == 1 and claim.start - begins > bound:
+        if claim.start - begins > bound:
             yield f"{claim.key} waited {claim.start - begins:.2f} s in a free chat"
 
 
 def left_behind(run: Run) -> Iterator[str]:
     """When nothing waits, Redis holds nothing of a chat; no secret and no text of a message can be read anywhere."""
     yield from (f"Redis still holds {key}" for key in run.facts["redis_left"])
-    yield from (f"{canary!r} stands in {path}" for canary, path in run.facts["canaries"])
+    yield from run.facts["canaries"]
 
 
 def _stands(send: Send) -> bool:

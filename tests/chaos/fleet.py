@@ -223,4 +223,4 @@ class Fleet:
 
 
 # The server trusts everybody; the password is there to be found where it must not be.
-CANARY_PASSWORD = "CANARY-the-password-of-a-database"
+CANARY_PASSWORD = "CANARYthePasswordOfADatabase"

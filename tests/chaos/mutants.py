@@ -159,7 +159,7 @@ def deletes_and_refills() -> None:
     async def fill(self: Sweeps) -> int | None:
         await self._broker.begin_rebuild(hold_seconds=5)
         pages: list[Page] = [page async for page in self._walk(None)]
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(1.5)
         await self._broker.redis.flushall()
         await self._broker.begin_rebuild(hold_seconds=5)
         entries = [Entry(m.chat, m.seq, m.id, m.priority, m.due_seconds) for page in pages for m in page.messages]
@@ -215,7 +215,7 @@ def answers_before_the_commit() -> None:
 
 FREEZES = {"worker 1": Lane({"zombie": 1}, (0.1, 0.5)), "worker 2": Lane({"zombie": 1}, (0.1, 0.5))}
 KILLS = {"worker 1": Lane({"kill -9": 1}, (0.3, 0.8))}
-LOSSES = {"Redis": Lane({"FLUSHALL": 1}, (1.5, 2.5))}
+LOSSES = {"Redis": Lane({"FLUSHALL": 1}, (4.5, 5.5))}
 MANY_LOSSES = {"Redis": Lane({"FLUSHALL": 1}, (0.3, 0.8))}
 DEAD_PRODUCERS = {"producer": Lane({"kill -9": 1}, (0.3, 1.0))}
 
@@ -275,7 +275,7 @@ MUTANTS: dict[str, Mutant] = {
     "control: racy": Mutant(racy, RACY(), excused=_found_as("left behind")),
     "control: racy, failing": Mutant(racy, RACY(script="failing"), excused=_found_as("left behind")),
     "control: no reconcile": Mutant(nothing, UNMENDED()),
-    "control: no reconcile, Redis lost": Mutant(nothing, UNMENDED(LOSSES)),
+    "control: no reconcile, Redis lost": Mutant(nothing, UNMENDED(LOSSES, script="failing")),
     "control: long sends": Mutant(nothing, STEADY()),
     "settle without its claim": Mutant(
         settles_without_its_claim, SLOW(FREEZES), _found_as("overlapping", "unexplained sends")
@@ -293,7 +293,7 @@ MUTANTS: dict[str, Mutant] = {
     "settled before sent": Mutant(settles_before_it_sends, small(), _found_as("unexplained sends", "overlapping")),
     "no renewals": Mutant(renews_nothing, STEADY(), _found_as("taken from the living")),
     "cancel forgets what flies": Mutant(cancels_only_what_waits, SLOW(), _found_as("claimed after cancel")),
-    "delete and refill": Mutant(deletes_and_refills, UNMENDED(LOSSES), _found_as("woken late")),
+    "delete and refill": Mutant(deletes_and_refills, UNMENDED(LOSSES, script="failing"), _found_as("woken late")),
     "announce before commit": Mutant(announces_before_the_commit, UNMENDED(), _found_as("woken late")),
     "answer before commit": Mutant(answers_before_the_commit, small(DEAD_PRODUCERS), _found_as("lost")),
 }

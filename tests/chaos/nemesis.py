@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ import redis.asyncio as redis
 from mqworker.devserver import DevServers
 from tests.chaos.audit import write_line
 from tests.chaos.fleet import Fleet, Slot
-from tests.chaos.plan import Lane, Plan
+from tests.chaos.plan import KINDS, Lane, Plan
 
 TERMINATE_SOME = """
     SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
@@ -40,8 +41,17 @@ class Faults:
         self._fleet = fleet
         self._folder = folder
         self._lease = plan.settings["lease_seconds"]
+        self._done: Counter[str] = Counter()
+
+    @property
+    def enough(self) -> bool:
+        """Whether as much was done as makes the run count. Not every worker that was frozen held something."""
+        done = {what: sum(self._done[kind] for kind in kinds) for what, kinds in KINDS.items()}
+        done["zombies"] = int(done["zombies"] / 1.4)
+        return all(done[what] >= self._plan.least.get(what, 0) for what in done)
 
     def _note(self, kind: str, start: float, **facts: object) -> None:
+        self._done[kind] += 1
         write_line(self._folder / "faults.jsonl", kind=kind, start=start, end=time.time(), **facts)
 
     # Workers
@@ -78,7 +88,6 @@ class Faults:
                     await self._terminate(slot, draw.uniform(0.05, 0.5))
             if not slot.alive:
                 slot.start()
-                await slot.ready()
 
     async def _kill(self, slot: Slot, kind: str) -> None:
         start, pid = time.time(), slot.pid

@@ -23,7 +23,7 @@ PROFILE: dict[str, float] = {
 
 Weights = Mapping[str, float]
 
-WORKER_FAULTS: Weights = {"kill -9": 62, "zombie": 20, "short stop": 5, "SIGTERM": 10, "SIGTERM, then kill": 3}
+WORKER_FAULTS: Weights = {"kill -9": 58, "zombie": 25, "short stop": 5, "SIGTERM": 9, "SIGTERM, then kill": 3}
 REDIS_FAULTS: Weights = {
     "FLUSHALL": 24,
     "kill, empty restart": 24,
@@ -58,8 +58,8 @@ class Lane:
 
 
 LANES: dict[str, Lane] = {
-    "worker 1": Lane(WORKER_FAULTS, (0.3, 1.6)),
-    "worker 2": Lane(WORKER_FAULTS, (0.3, 1.6)),
+    "worker 1": Lane(WORKER_FAULTS, (0.8, 2.6)),
+    "worker 2": Lane(WORKER_FAULTS, (0.8, 2.6)),
     "Redis": Lane(REDIS_FAULTS, (3.0, 9.0)),
     "PostgreSQL": Lane(POSTGRES_FAULTS, (9.0, 20.0)),
     "link": Lane(LINK_FAULTS, (0.5, 3.0)),
@@ -75,7 +75,7 @@ class Plan:
     minutes: float
     workers: int = 4
     producers: int = 2
-    rate: float = 66.0
+    rate: float = 75.0
     instances: int = 4
     chats: int = 240
     rude_share: float = 0.006
@@ -95,17 +95,26 @@ class Plan:
     """How long the queue may take to empty after the last fault."""
 
 
+# Which faults count as what.
+KINDS = {
+    "workers killed": ("worker kill -9",),
+    "zombies": ("zombie",),
+    "Redis losses": ("Redis FLUSHALL", "Redis kill, empty restart", "Redis kill, stale restart"),
+    "PostgreSQL crashes": ("PostgreSQL kill -9", "PostgreSQL kill one backend"),
+}
+
 # A run with less than this a minute would have shown little.
 LEAST_A_MINUTE = {
     "messages": 2500,
+    "workers killed": 10,
     "workers killed with sends in flight": 6,
     "claims reclaimed": 10,
-    "zombies": 2,
+    "zombies": 4,
     "late settles refused": 1,
     "stale proposals": 20,
     "failed attempts retried": 50,
-    "Redis losses": 1,
-    "PostgreSQL crashes": 0.75,
+    "Redis losses": 2,
+    "PostgreSQL crashes": 1,
     "ambiguous commits": 1,
 }
 

@@ -27,7 +27,7 @@ from mqworker.settings import load_settings
 from mqworker.store.database import create_engine
 from tests.chaos.mutants import mutate
 
-CANARY = "CANARY-the-text-of-a-message"
+CANARY = "CANARYtheTextOfAMessage"
 MAX_RETRIES = 4
 AT_ONCE = 40
 SHARES = {"one": 66, "own id": 14, "many": 9, "in a session": 4, "rolled back": 2, "cancel": 5}

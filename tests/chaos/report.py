@@ -12,11 +12,10 @@ from rich.text import Text
 
 from tests.chaos.checker import check
 from tests.chaos.history import Run
+from tests.chaos.plan import KINDS
 from tests.chaos.recovery import Felt, felt
 
 SHOWN = 5
-REDIS_LOSSES = ("Redis FLUSHALL", "Redis kill, empty restart", "Redis kill, stale restart")
-CRASHES = ("PostgreSQL kill -9", "PostgreSQL kill one backend")
 COMMITS = ("insert", "claim", "settle", "commit")
 
 
@@ -75,9 +74,9 @@ def _counts(run: Run) -> dict[str, int]:
         "late settles refused": run.log_lines["late settles refused"]
         + run.log_lines["sends given up with their lease"],
         "stale proposals": sum(run.verdicts.get(verdict, 0) for verdict in ("empty", "in_flight", "waits")),
-        "Redis losses": sum(faults[kind] for kind in REDIS_LOSSES),
+        "Redis losses": sum(faults[kind] for kind in KINDS["Redis losses"]),
         "rebuilds": run.log_lines["rebuilds"],
-        "PostgreSQL crashes": sum(faults[kind] for kind in CRASHES),
+        "PostgreSQL crashes": sum(faults[kind] for kind in KINDS["PostgreSQL crashes"]),
         "ambiguous commits": sum(
             f.kind == "link lose answer" and f.statement in COMMITS and f.rows > 0 for f in run.faults
         ),

@@ -280,3 +280,17 @@ async def test_a_restarted_server_that_kept_its_data_is_another_one(own_redis: R
         await broker.take()
     assert not (await broker.take()).remembers
     await broker.aclose()
+
+
+async def test_leases_that_an_old_copy_of_the_memory_brought_back_can_be_broken(broker: Broker) -> None:
+    """A failover to a replica that lagged: nobody will release what was leased before it."""
+    await broker.announce([entry(1), entry(2, "b"), entry(3, "c")])
+    (leased,) = await broker.lease([INSTANCE], max_chats=2, lock_seconds=HOLD_SECONDS)
+    assert len(leased.leases) == 2
+    await broker.break_leases()
+    (again,) = await broker.lease([INSTANCE], max_chats=9, lock_seconds=HOLD_SECONDS)
+    assert sorted(one.chat.chat_id for one in again.leases) == ["a", "b", "c"]
+    old = next(lease for lease in leased.leases if lease.chat.chat_id == "a")
+    await broker.finish([Finish(old.chat, old.token, 0.0, done=entry(1))])
+    (late,) = await broker.lease([INSTANCE], max_chats=9, lock_seconds=HOLD_SECONDS)
+    assert late.leases == [], "who held it before cannot release the new lease"

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from arq.jobs import DeserializationError, deserialize_job, serialize_job
+from redis.exceptions import ResponseError
 
 from mqworker.devserver import DevServers
-from mqworker.patient_redis import PatientRedis, from_json, to_json
+from mqworker.patient_redis import PAUSE_SECONDS, PatientRedis, from_json, to_json, will_pass
 from mqworker.runtime import redis_outage
 from mqworker.testing.waiting import eventually
 
@@ -97,3 +98,24 @@ async def test_nothing_waits_while_the_worker_stops(
         pipeline.get("a")
         pipeline.get("b")
         assert await asyncio.wait_for(pipeline.execute(), 10) == [None, None]
+
+
+async def test_a_full_redis_is_waited_out(redis_url: str, new_client: Callable[[str], PatientRedis]) -> None:
+    client = new_client(redis_url)
+    await client.config_set("maxmemory", "1")
+    try:
+        waiting = asyncio.create_task(client.enqueue_job("sweep", "reclaim", _job_id="one"))
+        await asyncio.sleep(2 * PAUSE_SECONDS)
+        assert not waiting.done(), "it neither failed nor was it stored"
+    finally:
+        await client.config_set("maxmemory", "0")
+    assert await waiting is not None
+    assert await client.exists("arq:job:one")
+
+
+@pytest.mark.parametrize(
+    ("text", "passes"),
+    [("MISCONF Redis is configured to save", True), ("BUSY Redis is busy", True), ("ERR unknown command", False)],
+)
+def test_what_passes_is_told_from_what_does_not(text: str, passes: bool) -> None:
+    assert will_pass(ResponseError(text)) is passes

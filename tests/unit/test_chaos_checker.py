@@ -15,6 +15,7 @@ CHAT = "account/chat"
 FACTS: dict[str, Any] = {
     "delay_min_seconds": 0.05,
     "delay_max_seconds": 0.15,
+    "backoff_cap_seconds": 1.0,
     "lease_seconds": 2.0,
     "reclaim_every_seconds": 0.5,
     "drain_seconds": 10.0,
@@ -250,9 +251,9 @@ def test_a_server_that_was_away_is_measured_until_the_chats_that_waited_have_mov
 
 
 @pytest.mark.parametrize(
-    ("canaries", "left"), [([("text", "worker.log")], []), ([], ["mq:{a}:chat:b:lock"])], ids=["canary", "key"]
+    ("canaries", "left"), [(["text in worker.log"], []), ([], ["mq:{a}:chat:b:lock"])], ids=["canary", "key"]
 )
-def test_what_is_left_behind_is_named(canaries: list[tuple[str, str]], left: list[str]) -> None:
+def test_what_is_left_behind_is_named(canaries: list[str], left: list[str]) -> None:
     run = clean_run()
     run.facts = {**FACTS, "canaries": canaries, "redis_left": left}
     assert broken(run) == {"left behind"}
