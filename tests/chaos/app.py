@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import time
 from collections import Counter
@@ -16,13 +15,14 @@ from mqworker.executors import WebhookExecutor
 from mqworker.settings import load_settings
 from mqworker.store import Claim, NotNow
 from mqworker.store.claims import Claims
+from tests.chaos.audit import write_line
 from tests.chaos.mutants import mutate
 
-FOLDER_VARIABLE = "CHAOS_FOLDER"
-MUTANT_VARIABLE = "CHAOS_MUTANT"
+FOLDER = Path(os.environ["CHAOS_FOLDER"])
 VERDICTS_EVERY_SECONDS = 0.5
 
 settings = load_settings()
+BLOCK_SECONDS = 1.5 * settings.lease_seconds
 # The pid tells the gateway, and so the checker, which claim a send belongs to.
 webhook = WebhookExecutor(
     f"{settings.webhook_url.get_secret_value()}?worker={os.getpid()}",
@@ -44,9 +44,17 @@ class Unprintable:
 
 async def send(message: Message) -> Any:
     """Send it, and then do what ``payload["rude"]`` says."""
-    rude = RUDE.get(str(message.payload.get("rude")))
     answer = await webhook(message)
-    return answer if rude is None else await rude()
+    rude = message.payload.get("rude")
+    if rude is None:
+        return answer
+    _note_fault(f"executor: {rude}", BLOCK_SECONDS if rude == "block the loop" else 0.0)
+    return await RUDE[rude]()
+
+
+def _note_fault(kind: str, seconds: float) -> None:
+    at = time.time()
+    write_line(FOLDER / "faults.jsonl", kind=kind, start=at, end=at + seconds, pid=os.getpid())
 
 
 async def _hang() -> None:
@@ -74,7 +82,7 @@ async def _die() -> None:
 
 
 async def _block() -> None:
-    time.sleep(settings.lease_seconds * 1.5)  # the whole event loop stands, renewals too
+    time.sleep(BLOCK_SECONDS)  # the whole event loop stands, renewals too
 
 
 async def _garbage() -> object:
@@ -112,16 +120,13 @@ def _count_verdicts(path: Path) -> None:
         seen.update("claimed" if isinstance(answer, Claim) else answer.reason for answer in answers)
         if time.monotonic() - noted_at > VERDICTS_EVERY_SECONDS:
             noted_at = time.monotonic()
-            line = json.dumps({"worker": os.getpid(), **seen}) + "\n"
+            write_line(path, worker=os.getpid(), **seen)
             seen.clear()
-            with path.open("a") as file:
-                file.write(line)
         return answers
 
     Claims.claim = counted  # type: ignore[method-assign]
 
 
-if folder := os.environ.get(FOLDER_VARIABLE):
-    _count_verdicts(Path(folder) / "verdicts.jsonl")
-if mutant := os.environ.get(MUTANT_VARIABLE):
+_count_verdicts(FOLDER / "verdicts.jsonl")
+if mutant := os.environ["CHAOS_MUTANT"]:
     mutate(mutant)

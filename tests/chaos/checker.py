@@ -197,7 +197,7 @@ def _disturbed(run: Run, slot: str, claim: Claim) -> bool:
     return any(
         fault.start <= claim.end
         and fault.end >= claim.start - 0.5
-        and (fault.slot == slot or fault.kind.startswith("PostgreSQL"))
+        and (fault.slot == slot or fault.pid == claim.pid or fault.kind.startswith("PostgreSQL"))
         for fault in run.faults
         if fault.kind != "SIGTERM"
     )

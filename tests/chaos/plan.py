@@ -58,10 +58,10 @@ class Lane:
 
 
 LANES: dict[str, Lane] = {
-    "worker 1": Lane(WORKER_FAULTS, (0.8, 2.6)),
-    "worker 2": Lane(WORKER_FAULTS, (0.8, 2.6)),
+    "worker 1": Lane(WORKER_FAULTS, (0.5, 2.0)),
+    "worker 2": Lane(WORKER_FAULTS, (0.5, 2.0)),
     "Redis": Lane(REDIS_FAULTS, (3.0, 9.0)),
-    "PostgreSQL": Lane(POSTGRES_FAULTS, (9.0, 20.0)),
+    "PostgreSQL": Lane(POSTGRES_FAULTS, (7.0, 15.0)),
     "link": Lane(LINK_FAULTS, (0.5, 3.0)),
     "producer": Lane(PRODUCER_FAULTS, (20.0, 60.0)),
 }
@@ -75,10 +75,10 @@ class Plan:
     minutes: float
     workers: int = 4
     producers: int = 2
-    rate: float = 75.0
+    rate: float = 88.0
     instances: int = 4
     chats: int = 240
-    rude_share: float = 0.006
+    rude_share: float = 0.004
     prioritised: float = 0.1
     script: Literal["usual", "slow", "failing"] = "usual"
     """What the messages are like: many take longer than a lease to send, or fail at first."""

@@ -29,6 +29,8 @@ from tests.chaos.mutants import mutate
 
 CANARY = "CANARYtheTextOfAMessage"
 MAX_RETRIES = 4
+MAX_RETRIES_RUDE = 2
+"""Each attempt may cost a worker."""
 AT_ONCE = 40
 SHARES = {"one": 66, "own id": 14, "many": 9, "in a session": 4, "rolled back": 2, "cancel": 5}
 LONG = "longer than a lease"
@@ -100,7 +102,7 @@ class Producer:
             "client_id": 7,
             "chat_id": f"{chat}@c.us",
             "payload": payload,
-            "max_retries": MAX_RETRIES,
+            "max_retries": MAX_RETRIES_RUDE if "rude" in payload else MAX_RETRIES,
         }
         if draw.random() < self._prioritised:
             message["priority"] = draw.choice([-5, 1, 5, 10])
