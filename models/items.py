@@ -56,7 +56,9 @@ class Item(Row, table=True):
         ),
         CheckConstraint("char_length(instance) BETWEEN 1 AND 255", name="message_queue_items_instance"),
         CheckConstraint("char_length(chat_id) BETWEEN 1 AND 255", name="message_queue_items_chat_id"),
-        CheckConstraint(" AND ".join(f"{time} BETWEEN {_READABLE}" for time in _TIMES), name="message_queue_items_times"),
+        CheckConstraint(
+            " AND ".join(f"{time} BETWEEN {_READABLE}" for time in _TIMES), name="message_queue_items_times"
+        ),
         CheckConstraint("seq >= 0", name="message_queue_items_seq"),
         # The head of a chat is the first entry of a range of this index; what is scheduled for later stands behind
         # '-infinity' and is not walked over. The collation ties the claim to this index, whatever the statistics say.

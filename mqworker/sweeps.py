@@ -48,10 +48,10 @@ class Sweeps:
         return None
 
     async def _fill(self) -> int | None:
-        remembers = await self._broker.remembers()
+        old_copy = await self._broker.is_old_copy()
         await self._broker.begin_rebuild(hold_seconds=HOLD_SECONDS)
-        if not remembers:
-            # An old copy came back (a restart, a failover), and with it leases that nobody will release.
+        if old_copy:
+            # With it leases of the past came back, which nobody will release.
             await self._broker.break_leases()
         instances: set[str] = set()
         count = 0

@@ -226,6 +226,13 @@ class Broker:
             await self._learn_run_id()
             return self._remembers(epoch)
 
+    async def is_old_copy(self) -> bool:
+        """Whether its memory is that of another server: of one that was restarted, or of a replica's master."""
+        with translated_errors():
+            epoch = await self.redis.get(self.keys.epoch)
+            await self._learn_run_id()
+            return epoch is not None and not self._remembers(epoch)
+
     async def is_rebuilding(self) -> bool:
         """Whether it is being filled now."""
         with translated_errors():

@@ -157,8 +157,8 @@ def _translate(error: BaseException) -> BaseException:
 
 
 def _refusal(error: BaseException) -> str:
-    """Why we were not let in, or let nobody answer: its own FATAL line (a wrong password, no such database), libpq's about
-    a certificate; else the error's kind.
+    """Why there is no connection: the server's own FATAL line (a wrong password, no such database), libpq's about a
+    certificate; else the error's kind.
     """
     original = error.orig if isinstance(error, DBAPIError) else error
     text = str(original)

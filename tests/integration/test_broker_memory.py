@@ -279,6 +279,9 @@ async def test_a_restarted_server_that_kept_its_data_is_another_one(own_redis: R
     with pytest.raises(BrokerUnavailable):
         await broker.take()
     assert not (await broker.take()).remembers
+    assert await broker.is_old_copy()
+    await broker.redis.flushall()
+    assert not await broker.is_old_copy(), "what is empty brings nothing back"
     await broker.aclose()
 
 

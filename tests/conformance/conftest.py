@@ -1,0 +1,109 @@
+"""Stores and brokers of both kinds. A test that asks for one runs on each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import pytest
+
+from mqworker.broker import Broker, Keys
+from mqworker.settings import Settings, load_settings
+from mqworker.store import Store
+from tests.conftest import SHORT
+from tests.simulation.memory_broker import MemoryBroker, RedisServer
+from tests.simulation.memory_store import open_memory_store
+from tests.simulation.memory_tables import Tables
+from tests.simulation.server import Work
+
+NewStore = Callable[..., Store]
+NewBroker = Callable[..., Broker]
+
+
+class Direct:
+    """A line without time or loss."""
+
+    async def call(self, works: Sequence[Work]) -> list[Any]:
+        return [work() for work in works]
+
+    async def connect(self) -> None:
+        """The server is there."""
+
+
+@dataclass(slots=True)
+class MemoryServers:
+    """Both servers in memory, on this machine's clock."""
+
+    tables: Tables = field(default_factory=lambda: Tables(time.time, Random(1), lambda *_: None))
+    redis: RedisServer = field(default_factory=lambda: RedisServer(time.time))
+    settings: Settings = field(default_factory=lambda: load_settings(_env_file=None, **SHORT))
+
+    def store(self, worker: str = "w1", **changes: object) -> Store:
+        return open_memory_store(self.tables, Direct(), self.settings.model_copy(update=changes), worker=worker)
+
+    def broker(self, owner: str = "w1") -> Broker:
+        return MemoryBroker(self.redis, Direct(), owner=owner)
+
+
+@pytest.fixture
+def memory() -> MemoryServers:
+    return MemoryServers()
+
+
+@pytest.fixture
+async def new_real_store(settings: Settings) -> AsyncIterator[NewStore]:
+    """Makes stores on a database of this test's own."""
+    stores: list[Store] = []
+
+    def make(worker: str = "w1", **changes: object) -> Store:
+        stores.append(Store.open(settings.model_copy(update=changes), worker=worker, pool_size=2))
+        return stores[-1]
+
+    yield make
+    for store in stores:
+        await store.aclose()
+
+
+@pytest.fixture
+async def new_real_broker(redis_url: str) -> AsyncIterator[NewBroker]:
+    """Makes brokers on an empty Redis."""
+    brokers: list[Broker] = []
+
+    def make(owner: str = "w1") -> Broker:
+        brokers.append(Broker(redis_url, Keys(), owner=owner))
+        return brokers[-1]
+
+    yield make
+    for broker in brokers:
+        await broker.aclose()
+
+
+@pytest.fixture(params=["postgresql", "memory"])
+def new_store(request: pytest.FixtureRequest, memory: MemoryServers) -> NewStore:
+    """Makes stores that share their rows."""
+    if request.param == "memory":
+        return memory.store
+    make: NewStore = request.getfixturevalue("new_real_store")
+    return make
+
+
+@pytest.fixture
+def store(new_store: NewStore) -> Store:
+    return new_store()
+
+
+@pytest.fixture(params=["redis", "memory"])
+def new_broker(request: pytest.FixtureRequest, memory: MemoryServers) -> NewBroker:
+    """Makes brokers that share their keys."""
+    if request.param == "memory":
+        return memory.broker
+    make: NewBroker = request.getfixturevalue("new_real_broker")
+    return make
+
+
+@pytest.fixture
+def broker(new_broker: NewBroker) -> Broker:
+    return new_broker()

@@ -1,0 +1,195 @@
+"""What a worker's guarded statements do to the rows in memory: claim, settle, renew, reclaim.
+
+Each is atomic; that it is what the SQL does is shown by ``tests/conformance``. ``began`` is when the client asked.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from uuid import UUID
+
+from mqworker.message import ChatKey
+from tests.simulation.memory_tables import (
+    DAY_SECONDS,
+    Answers,
+    Parameters,
+    Row,
+    Tables,
+    ids_of,
+    timestamp,
+    values_of,
+)
+
+ASK_AGAIN_SECONDS = 5.0
+"""What is told at most where a chat waits for a schedule alone."""
+
+
+def claim(tables: Tables, given: Parameters, began: float) -> Answers:
+    executors = set(values_of(given["executors"]))
+    now = tables.now
+    chats = map(ChatKey, values_of(given["instances"]), values_of(given["chat_ids"]))
+    answers = [_claim_one(tables, chat, executors, given, now, began) for chat in chats]
+    tables.verdicts.update(answer.verdict for answer in answers)
+    return answers
+
+
+def _claim_one(
+    tables: Tables, chat: ChatKey, executors: set[str], given: Parameters, now: float, began: float
+) -> SimpleNamespace:
+    flight = tables.flight_of(chat)
+    if flight is not None:
+        return _not_now("in_flight", flight.lease_expires_at, now)
+    head = tables.head_of(chat, now)
+    soon = None if head else _soon_due(tables, chat, now)
+    times = (tables.chats.get(chat), tables.accounts.get(chat.instance), head.available_at if head else None, soon)
+    until = max((time for time in times if time is not None), default=now)
+    if head is None and soon is None:
+        return _not_now("empty", until, now, ASK_AGAIN_SECONDS)
+    if until > now:
+        return _not_now("waits", until, now, DAY_SECONDS if head else ASK_AGAIN_SECONDS)
+    assert head is not None, "what is due soon lies in the future"
+    if head.executor not in executors:
+        return _not_now("executor", None, now)
+    if tables.contention and tables.rng.random() < tables.contention:
+        return _not_now("contended", None, now)
+    tables.chats.setdefault(chat, 0.0)
+    head.status, head.claim_id, head.worker = "PROCESSING", _new_id(tables), given["worker"]
+    head.lease_expires_at = now + given["lease_seconds"]
+    head.processing_started_at = head.updated_at = now
+    tables.note("claim", head.id, chat, head.claim_id, head.worker, began)
+    return _claimed(head)
+
+
+def _soon_due(tables: Tables, chat: ChatKey, now: float) -> float | None:
+    due = [row.scheduled_at for row in tables.by_chat.get(chat, ()) if row.status == "PENDING" and row.scheduled_at]
+    return min((time for time in due if now < time <= now + 60), default=None)
+
+
+def _new_id(tables: Tables) -> UUID:
+    return UUID(int=tables.rng.getrandbits(128), version=4)
+
+
+def _not_now(verdict: str, until: float | None, now: float, at_most_seconds: float = DAY_SECONDS) -> SimpleNamespace:
+    wait = None if until is None or until <= now else min(until - now, at_most_seconds)
+    return SimpleNamespace(claim_id=None, verdict=verdict, wait_seconds=wait)
+
+
+def _claimed(row: Row) -> SimpleNamespace:
+    return SimpleNamespace(
+        verdict="claimed",
+        claim_id=row.claim_id,
+        id=row.id,
+        seq=row.seq,
+        instance=row.chat.instance,
+        chat_id=row.chat.chat_id,
+        client_id=row.client_id,
+        payload=row.payload,
+        is_group=row.is_group,
+        executor=row.executor,
+        priority=row.priority,
+        retry_count=row.retry_count,
+        max_retries=row.max_retries,
+        created_at=timestamp(row.created_at),
+    )
+
+
+_SETTLED = ("statuses", "attempts", "backoffs", "gaps", "instance_waits", "errors", "provider_ids")
+
+
+def settle(tables: Tables, given: Parameters, began: float) -> Answers:
+    told = zip(
+        ids_of(given["ids"]), ids_of(given["claim_ids"]), *(values_of(given[name]) for name in _SETTLED), strict=True
+    )
+    answers = []
+    for place, (message_id, claim_id, status, *rest) in enumerate(told, start=1):
+        row = tables.held_by(message_id, claim_id)
+        if row is None:
+            tables.note("late", message_id, claim_id)
+        elif row.status != "PROCESSING":
+            tables.note("repeat", message_id, claim_id)
+            answers.append(SimpleNamespace(place=place, status=row.status))
+        else:
+            _settle_one(tables, row, claim_id, status, *rest)
+            answers.append(SimpleNamespace(place=place, status=row.status))
+    return answers
+
+
+def _settle_one(
+    tables: Tables,
+    row: Row,
+    claim_id: UUID,
+    status: str,
+    attempts: str,
+    backoff: str,
+    gap: str | None,
+    instance_wait: str,
+    error: str | None,
+    provider_id: str | None,
+) -> None:
+    now = tables.now
+    cancelled = row.cancel_requested_at is not None
+    row.status = "CANCELLED" if cancelled and status != "COMPLETED" else status
+    for _ in range(int(attempts)):
+        tables.count_attempt(row)
+    row.error, row.provider_id = error, provider_id or row.provider_id
+    row.lease_expires_at = None
+    row.available_at = now + float(backoff) if float(backoff) > 0 else None
+    row.processed_at = now if status != "PENDING" or cancelled else None
+    row.updated_at = now
+    if gap is not None:
+        tables.pace(row.chat, now + float(gap))
+    if float(instance_wait) > 0:
+        account = row.chat.instance
+        tables.accounts[account] = max(tables.accounts.get(account, 0.0), now + float(instance_wait))
+    waits = (float(backoff), None if gap is None else float(gap), float(instance_wait))
+    tables.note("settle", row.id, row.chat, claim_id, row.status, bool(int(attempts)), *waits)
+
+
+def renew(tables: Tables, given: Parameters, began: float) -> Answers:
+    now, kept = tables.now, []
+    claim_ids = set(ids_of(given["claim_ids"]))
+    for message_id in ids_of(given["ids"]):
+        row = tables.items.get(message_id)
+        if row is None or row.claim_id not in claim_ids or row.status != "PROCESSING":
+            continue
+        assert row.processing_started_at is not None
+        stale_at = row.processing_started_at + given["stale_after_seconds"]
+        row.lease_expires_at = min(now + given["lease_seconds"], stale_at)
+        kept.append(SimpleNamespace(claim_id=row.claim_id))
+    return kept
+
+
+def reclaim(tables: Tables, given: Parameters, began: float) -> Answers:
+    now = tables.now
+    if tables.started_at + given["lease_seconds"] >= now:
+        return []
+    expired = [
+        row
+        for row in tables.items.values()
+        if row.status == "PROCESSING" and row.lease_expires_at is not None and row.lease_expires_at < now
+    ]
+    expired.sort(key=lambda row: row.id)
+    return [_reclaim_one(tables, row, given, now) for row in expired[: given["limit"]]]
+
+
+def _reclaim_one(tables: Tables, row: Row, given: Parameters, now: float) -> SimpleNamespace:
+    claim_id, last = row.claim_id, row.retry_count + 1 >= row.max_retries
+    cancelled = row.cancel_requested_at is not None
+    row.status = "CANCELLED" if cancelled else "FAILED" if last else "PENDING"
+    tables.count_attempt(row)
+    row.error = f"LeaseExpired: {row.worker or 'a worker'} stopped renewing its claim"
+    row.processed_at = now if cancelled or last else None
+    row.claim_id = row.lease_expires_at = row.available_at = None
+    row.updated_at = now
+    gap = given["gap_min"] + tables.rng.random() * given["gap_span"]
+    tables.pace(row.chat, now + gap)
+    tables.note("reclaim", row.id, row.chat, claim_id, row.status)
+    return SimpleNamespace(
+        id=row.id,
+        seq=row.seq,
+        instance=row.chat.instance,
+        chat_id=row.chat.chat_id,
+        status=row.status,
+        priority=row.priority,
+        wait_seconds=gap,
+    )
