@@ -25,6 +25,8 @@ TERMINATE_SOME = """
     SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
     WHERE application_name = 'mqworker' AND random() < 0.6
 """
+HOLDERS = "SELECT DISTINCT worker FROM message_queue_items WHERE status = 'PROCESSING'"
+LOOKS = 20
 A_BACKEND = "SELECT pid FROM pg_stat_activity WHERE application_name = 'mqworker' ORDER BY random() LIMIT 1"
 
 Fault = Callable[[str, random.Random], Awaitable[None]]
@@ -79,6 +81,7 @@ class Faults:
                 case "kill -9":
                     await self._kill(slot, "worker kill -9")
                 case "zombie":
+                    await self._until_it_holds_something(slot)
                     await self._freeze(slot, "zombie", self._lease + draw.uniform(0.8, 2.0))
                 case "short stop":
                     await self._freeze(slot, "short stop", draw.uniform(0.1, 0.4) * self._lease)
@@ -88,6 +91,19 @@ class Faults:
                     await self._terminate(slot, draw.uniform(0.05, 0.5))
             if not slot.alive:
                 slot.start()
+
+    async def _until_it_holds_something(self, slot: Slot) -> None:
+        """A worker frozen with nothing in its hands shows nothing. Gives up after some looks."""
+        for _ in range(LOOKS):
+            if any(f":{slot.pid}:" in name for name in await self._holders()):
+                return
+            await asyncio.sleep(0.05)
+
+    async def _holders(self) -> list[str]:
+        try:
+            return [str(name) for (name,) in await self._sql(HOLDERS)]
+        except psycopg.OperationalError:
+            return []  # PostgreSQL is being broken at the moment
 
     async def _kill(self, slot: Slot, kind: str) -> None:
         start, pid = time.time(), slot.pid

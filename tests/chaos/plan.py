@@ -23,7 +23,7 @@ PROFILE: dict[str, float] = {
 
 Weights = Mapping[str, float]
 
-WORKER_FAULTS: Weights = {"kill -9": 58, "zombie": 25, "short stop": 5, "SIGTERM": 9, "SIGTERM, then kill": 3}
+WORKER_FAULTS: Weights = {"kill -9": 52, "zombie": 31, "short stop": 5, "SIGTERM": 9, "SIGTERM, then kill": 3}
 REDIS_FAULTS: Weights = {
     "FLUSHALL": 24,
     "kill, empty restart": 24,
@@ -58,8 +58,8 @@ class Lane:
 
 
 LANES: dict[str, Lane] = {
-    "worker 1": Lane(WORKER_FAULTS, (0.5, 2.0)),
-    "worker 2": Lane(WORKER_FAULTS, (0.5, 2.0)),
+    "worker 1": Lane(WORKER_FAULTS, (0.4, 1.5)),
+    "worker 2": Lane(WORKER_FAULTS, (0.4, 1.5)),
     "Redis": Lane(REDIS_FAULTS, (3.0, 9.0)),
     "PostgreSQL": Lane(POSTGRES_FAULTS, (7.0, 15.0)),
     "link": Lane(LINK_FAULTS, (0.5, 3.0)),
