@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import CheckConstraint, Column, Double, Integer, Text
 from sqlmodel import Field
 
-from .base import Row, timestamp
+from .base import READABLE, Row, timestamp
 
 
 class Instance(Row, table=True):
@@ -19,8 +19,14 @@ class Instance(Row, table=True):
 
     __tablename__ = "message_queue_instances"
     __table_args__ = (
-        CheckConstraint("clean_every_hours > 0", name="message_queue_instances_clean_every_hours"),
-        CheckConstraint("retention_days > 0", name="message_queue_instances_retention_days"),
+        # Bounded above as well: one number put in by hand that no interval can hold would stop the cleaning of all.
+        CheckConstraint(
+            "clean_every_hours > 0 AND clean_every_hours <= 8784", name="message_queue_instances_clean_every_hours"
+        ),
+        CheckConstraint(
+            "retention_days > 0 AND retention_days <= 36500", name="message_queue_instances_retention_days"
+        ),
+        CheckConstraint(f"cleaned_at BETWEEN {READABLE}", name="message_queue_instances_cleaned_at"),
     )
 
     instance: str = Field(sa_column=Column(Text, primary_key=True))

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlmodel import Field
 
-from .base import Row, timestamp
+from .base import READABLE, Row, timestamp
 
 
 class Status(enum.StrEnum):
@@ -39,8 +39,6 @@ _TIMES = (
     "processing_started_at",
     "processed_at",
 )
-_READABLE = "'0002-01-01 00:00+00' AND '9999-01-01 00:00+00'"
-"""The driver knows no infinity and no year beyond 9999: one such row would fail everything that it is read with."""
 
 
 class Item(Row, table=True):
@@ -57,7 +55,7 @@ class Item(Row, table=True):
         CheckConstraint("char_length(instance) BETWEEN 1 AND 255", name="message_queue_items_instance"),
         CheckConstraint("char_length(chat_id) BETWEEN 1 AND 255", name="message_queue_items_chat_id"),
         CheckConstraint(
-            " AND ".join(f"{time} BETWEEN {_READABLE}" for time in _TIMES), name="message_queue_items_times"
+            " AND ".join(f"{time} BETWEEN {READABLE}" for time in _TIMES), name="message_queue_items_times"
         ),
         CheckConstraint("seq >= 0", name="message_queue_items_seq"),
         # The head of a chat is the first entry of a range of this index; what is scheduled for later stands behind

@@ -52,11 +52,14 @@ class Settler:
 
     async def _write(self, batch: list[tuple[Flight, Settlement]]) -> None:
         try:
-            finishes = []
-            for (flight, settlement), settled in zip(batch, await self._settle(batch), strict=True):
-                self._report(flight, settlement, settled)
-                finishes.append(_finish(flight, settlement, settled))
-            await self._tell(finishes)
+            answers = await self._settle(batch)
+            settled = [
+                (flight, settlement, answer) for (flight, settlement), answer in zip(batch, answers, strict=True)
+            ]
+            # Before the log, which one odd message could break for all.
+            await self._tell([_finish(*one) for one in settled])
+            for one in settled:
+                self._report(*one)
         finally:
             # Also where a bug raised: what stays in flight has its lease renewed for ever.
             for flight, _ in batch:

@@ -90,8 +90,11 @@ TABLES = (
         retention_days    double precision,
         cleaned_at        timestamptz,
         created_at        timestamptz NOT NULL DEFAULT clock_timestamp(),
-        CONSTRAINT message_queue_instances_clean_every_hours CHECK (clean_every_hours > 0),
-        CONSTRAINT message_queue_instances_retention_days CHECK (retention_days > 0)
+        CONSTRAINT message_queue_instances_clean_every_hours
+            CHECK (clean_every_hours > 0 AND clean_every_hours <= 8784),
+        CONSTRAINT message_queue_instances_retention_days CHECK (retention_days > 0 AND retention_days <= 36500),
+        CONSTRAINT message_queue_instances_cleaned_at
+            CHECK (cleaned_at BETWEEN '0002-01-01 00:00+00' AND '9999-01-01 00:00+00')
     )
     """,
     """
