@@ -185,7 +185,8 @@ def drained_badly(run: Run) -> Iterator[str]:
     for fault in run.faults:
         if fault.kind != "SIGTERM":
             continue
-        if fault.code != 0:
+        died = any(other.kind == "executor: os._exit" and other.pid == fault.pid for other in run.faults)
+        if fault.code != 0 and not died:
             yield f"{fault.slot} (process {fault.pid}) ended with {fault.code} after SIGTERM"
         for claim in run.held_by(fault.pid, fault.start, fault.end):
             if claim.how == "reclaimed" and not _disturbed(run, fault.slot, claim):

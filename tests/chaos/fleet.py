@@ -8,36 +8,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import IO
 
 from mqworker.devserver import DevServers
 from mqworker.testing.waiting import eventually
 from tests.chaos.audit import write_line
 from tests.chaos.plan import Plan
 from tests.chaos.proxy import HOST, Link
+from tests.chaos.spawning import spawn
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 60.0
 STARTED = "worker started"
-
-
-def spawn(
-    arguments: list[str], environment: Mapping[str, str], log: Path, *, piped: bool = False
-) -> subprocess.Popen[str]:
-    """Start a Python process whose output goes to ``log``, or its standard output to us."""
-    with log.open("a") as file:
-        return subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if piped else file,
-            stderr=file,
-            text=True,
-        )
 
 
 class GatewayProcess:
@@ -45,11 +29,15 @@ class GatewayProcess:
 
     def __init__(self, folder: Path) -> None:
         arguments = ["--log", str(folder / "gateway.jsonl"), "--send-seconds", "0.01", "0.3"]
-        environment = dict(os.environ)
-        self._process = spawn(["mqworker.testing.gateway", *arguments], environment, folder / "gateway.log", piped=True)
-        output: IO[str] | None = self._process.stdout
-        assert output is not None
-        self.url = output.readline().strip()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "mqworker.testing.gateway", *arguments],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        self.url = self._process.stdout.readline().strip()
 
     def stop(self) -> None:
         self._process.terminate()
@@ -69,7 +57,7 @@ class Slot:
     redis: Link
     folder: Path
     says: str
-    process: subprocess.Popen[str] | None = None
+    process: ForkServerProcess | None = None
     generation: int = 0
     busy: bool = False
     noted_ready: bool = False
@@ -78,11 +66,12 @@ class Slot:
     @property
     def pid(self) -> int:
         assert self.process is not None
+        assert self.process.pid is not None
         return self.process.pid
 
     @property
     def alive(self) -> bool:
-        return self.process is not None and self.process.poll() is None
+        return self.process is not None and self.process.is_alive()
 
     def start(self) -> None:
         """Start the next process of this slot."""
@@ -113,7 +102,9 @@ class Slot:
     def bury(self) -> int:
         """Wait for its end; returns its exit code."""
         assert self.process is not None
-        code = self.process.wait()
+        self.process.join()
+        code = self.process.exitcode
+        assert code is not None
         self._note("ended", code=code)
         return code
 

@@ -154,7 +154,8 @@ class Producer:
 
     async def _with_own_id(self) -> None:
         """As a careful caller does: the same id again until the answer is definite, and now and then once more."""
-        message = self.message() | {"message_id": UUID(int=self._random.getrandbits(128), version=4)}
+        message = self.message()
+        message["message_id"] = UUID(int=self._random.getrandbits(128), version=4)
         again = self._random.random() < 0.2
 
         async def work() -> list[UUID]:

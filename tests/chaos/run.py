@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,8 @@ async def _unfold(plan: Plan, servers: DevServers, fleet: Fleet, folder: Path) -
     emptied = await _until_empty(plan, servers)
     left = await _until_redis_empty(servers) if emptied else []
     keeper.cancel()
-    await asyncio.gather(keeper, return_exceptions=True)
+    with suppress(asyncio.CancelledError):
+        await keeper
     for slot in fleet.workers:
         slot.busy = True
         await slot.stop(DRAIN_PATIENCE_SECONDS)
