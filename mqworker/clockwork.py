@@ -28,6 +28,7 @@ REBUILD_EVERY_SECONDS = 60.0
 RETURN_EVERY_SECONDS = 5.0
 CLEAN_LOOK_SECONDS = 60.0
 LEAST_HOLD_SECONDS = 1.0
+RENEW_FIRST_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,13 @@ class Clockwork:
         self._wanted = asyncio.Event()
         self._memory_lost = False
         self._unknown: set[str] = set()
+        self._postgres_away_at = float("-inf")
+        self._renew_first_seconds = min(RENEW_FIRST_SECONDS, settings.lease_seconds)
         clean_seconds = settings.clean_every_hours * 3600
         self.duties = {
             duty.name: duty
             for duty in (
-                Duty("reclaim", settings.reclaim_every_seconds, settings.reclaim_every_seconds, sweeps.reclaim),
+                Duty("reclaim", settings.reclaim_every_seconds, settings.reclaim_every_seconds, self._reclaim),
                 Duty("reconcile", settings.reconcile_every_seconds, settings.reconcile_every_seconds, sweeps.reconcile),
                 Duty("clean", clean_seconds, min(clean_seconds, CLEAN_LOOK_SECONDS), sweeps.clean),
                 Duty("clean-instances", CLEAN_LOOK_SECONDS, CLEAN_LOOK_SECONDS, sweeps.clean_instances),
@@ -64,6 +67,14 @@ class Clockwork:
         """Run a sweep if it is due and nobody is at it; return whether it ran."""
         duty = self.duties[name]
         return await self._do(name, duty.sweep, every_seconds=duty.every_seconds)
+
+    async def _reclaim(self) -> None:
+        """Reclaim, but not just after PostgreSQL was away: the workers whose leases ended meanwhile renew first.
+
+        The statement itself waits after a restart of PostgreSQL; what else may have been away it cannot see.
+        """
+        if asyncio.get_running_loop().time() - self._postgres_away_at > self._renew_first_seconds:
+            await self._sweeps.reclaim()
 
     async def _do(
         self, name: str, sweep: Callable[[], Awaitable[object]], *, every_seconds: float, now: bool = False
@@ -118,6 +129,8 @@ class Clockwork:
         try:
             await work
         except (StorageUnavailable, BrokerUnavailable) as error:
+            if isinstance(error, StorageUnavailable):
+                self._postgres_away_at = asyncio.get_running_loop().time()
             log.debug("%s waits", name, extra={"reason": str(error)})
             return False
         except Exception:
@@ -171,7 +184,7 @@ class Clockwork:
     async def _refill(self) -> None:
         """Whoever noticed the loss first does it; for the others the mark of a rebuild is memory enough."""
         if await self._sweeps.memory_is_whole() or await self._do(
-            "rebuild", self._sweeps.rebuild, every_seconds=0.0, now=True
+            "rebuild", self._sweeps.rebuild, every_seconds=RETURN_EVERY_SECONDS, now=True
         ):
             self._memory_lost = False
         else:

@@ -39,7 +39,7 @@ class Dispatcher:
         settler: Settler,
         postgres: Outage,
         redis: Outage,
-        lease_seconds: float,
+        claim_seconds: float,
         lock_seconds: float,
         on_memory_lost: Callable[[], None],
         on_unknown_instance: Callable[[str], None],
@@ -53,7 +53,7 @@ class Dispatcher:
         self._settler = settler
         self._postgres = postgres
         self._redis = redis
-        self._lease_seconds = lease_seconds
+        self._claim_seconds = claim_seconds
         self._lock_seconds = lock_seconds
         self._on_memory_lost = on_memory_lost
         self._on_unknown_instance = on_unknown_instance
@@ -113,7 +113,7 @@ class Dispatcher:
             await self._broker.finish([Finish(lease.chat, lease.token, UNCLAIMED_WAIT_SECONDS) for lease in leases])
             raise
         self._postgres.over()
-        late = asyncio.get_running_loop().time() - begun > self._lease_seconds
+        late = asyncio.get_running_loop().time() - begun > self._claim_seconds
         claimed: list[Lease] = []
         empty: list[Lease] = []
         waiting: list[Finish] = []

@@ -15,6 +15,7 @@ from mqworker.store import Claim, Store
 log = logging.getLogger(__name__)
 
 RENEW_BATCH = 500
+AGAIN_SECONDS = 1.0
 
 
 def _now() -> float:
@@ -108,20 +109,23 @@ class LeaseKeeper:
 
     async def run(self) -> None:
         """Run until cancelled."""
+        pause_seconds = self._renew_seconds
         while True:
-            await asyncio.sleep(self._renew_seconds)
-            await self.run_once()
+            await asyncio.sleep(pause_seconds)
+            renewed = await self.run_once()
+            # While PostgreSQL is away, again and soon: an untaken claim may still be renewed on its return.
+            pause_seconds = self._renew_seconds if renewed else min(AGAIN_SECONDS, self._renew_seconds / 4)
 
-    async def run_once(self) -> None:
-        """Renew all leases once; try again, soon, while PostgreSQL is away: an untaken claim may still be renewed."""
-        flights = self._flights.all()
+    async def run_once(self) -> bool:
+        """Renew all leases once; false where PostgreSQL could not be reached for some."""
+        flights, reached = self._flights.all(), True
         for start in range(0, len(flights), RENEW_BATCH):
-            part = flights[start : start + RENEW_BATCH]
             try:
-                await self._renew(part)
+                await self._renew(flights[start : start + RENEW_BATCH])
             except StorageUnavailable as error:
                 self._postgres.noticed(error)
-                await asyncio.sleep(min(1.0, self._renew_seconds / 4))
+                reached = False
+        return reached
 
     async def _renew(self, flights: list[Flight]) -> None:
         kept = await self._store.claims.renew([flight.claim for flight in flights])

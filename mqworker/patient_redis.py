@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from arq.connections import ArqRedis
+from arq.constants import health_check_key_suffix
 from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import Connection, ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -72,7 +73,7 @@ class Patience:
 
 def will_pass(error: Exception) -> bool:
     """Whether the same command may succeed later: Redis is away, full, read-only or busy."""
-    return isinstance(error, AWAY + REFUSING) or str(error).startswith(REFUSING_CODES)
+    return isinstance(error, AWAY + REFUSING) or str(error).partition(" ")[0] in REFUSING_CODES
 
 
 class EvictionWatch:
@@ -150,12 +151,13 @@ class PatientRedis(ArqRedis):
             default_queue_name=queue_name,
         )
         self.patience = Patience(outage)
+        self._health_key = queue_name + health_check_key_suffix
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         async def command() -> Any:
             return await super(PatientRedis, self).execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py
 
-        if args[0] == "DEL":
+        if args == ("DEL", self._health_key):
             # arq's last word, the health key of a worker that ends; it may come before anything told us to stop.
             self.patience.stopping = True
         return await self.patience.until_answered(command, when_stopping=None)

@@ -86,7 +86,8 @@ class Runtime:
             settler=self.settler,
             postgres=self._postgres,
             redis=redis,
-            lease_seconds=settings.lease_seconds,
+            # Later, the lease could end before the first renewal comes round.
+            claim_seconds=settings.lease_seconds - settings.renew_seconds,
             lock_seconds=lock_seconds,
             on_memory_lost=self.clockwork.memory_lost,
             on_unknown_instance=self.clockwork.unknown_instance,

@@ -48,11 +48,11 @@ class Sweeps:
         return None
 
     async def _fill(self) -> int | None:
-        old_copy = await self._broker.is_old_copy()
-        await self._broker.begin_rebuild(hold_seconds=HOLD_SECONDS)
-        if old_copy:
-            # With it leases of the past came back, which nobody will release.
+        if await self._broker.is_old_copy():
+            # With it leases of the past came back, which nobody will release. First, because the mark of the rebuild
+            # hides that it is one.
             await self._broker.break_leases()
+        await self._broker.begin_rebuild(hold_seconds=HOLD_SECONDS)
         instances: set[str] = set()
         count = 0
         async for page in self._walk(None):

@@ -111,9 +111,11 @@ class _Shell:
         self._on_shutdown = on_shutdown
         self.redis = redis_outage()
         self._runtime: Runtime | None = None
-        self._watchdog = Watchdog(
-            limit_seconds=settings.executor_timeout_seconds + CANCEL_GRACE_SECONDS, on_stall=_replace_process
-        )
+        # Not before the lease: a loop that stood shorter than that has lost nothing yet.
+        longest = max(settings.executor_timeout_seconds + CANCEL_GRACE_SECONDS, settings.lease_seconds)
+        self._watchdog = Watchdog(limit_seconds=longest, on_stall=self._leave)
+        self._told_to_end = False
+        self._times_told = 0
         self._stopping: asyncio.Task[None] | None = None
         self._replacing: asyncio.Task[None] | None = None
 
@@ -139,10 +141,16 @@ class _Shell:
         loop = asyncio.get_running_loop()
         arq_main = asyncio.current_task()
 
-        def stop() -> None:
+        def drain() -> None:
             if self._stopping is None:
                 self._stopping = loop.create_task(self._stop(ctx, arq_main), name="stop")
-            elif arq_main is not None:
+
+        def stop() -> None:
+            self._times_told += 1
+            if self._times_told == 1:
+                # A drain may be under way already, for an executor that ignores its cancellation: it goes on.
+                drain()
+            elif self._stopping is not None and arq_main is not None:
                 log.warning("told to stop again: not waiting for the sends in flight")
                 self._stopping.cancel()
                 ctx["redis"].patience.stopping = True
@@ -150,7 +158,19 @@ class _Shell:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
-        self._replacing = loop.create_task(self._stop_if_stuck(stop), name="replace")
+            self._note_at_once(number)
+        self._replacing = loop.create_task(self._drain_if_stuck(drain), name="replace")
+
+    def _note_at_once(self, number: signal.Signals) -> None:
+        """Know of a signal also while the loop stands still: who was told to end must not start over."""
+        of_loop = signal.getsignal(number)
+
+        def note(received: int, frame: Any) -> None:
+            self._told_to_end = True
+            if callable(of_loop):
+                of_loop(received, frame)
+
+        signal.signal(number, note)
 
     async def _stop(self, ctx: dict[Any, Any], arq_main: asyncio.Task[Any] | None) -> None:
         assert self._runtime is not None
@@ -159,10 +179,10 @@ class _Shell:
         if arq_main is not None:
             await end_tasks([arq_main])
 
-    async def _stop_if_stuck(self, stop: Callable[[], None]) -> None:
+    async def _drain_if_stuck(self, drain: Callable[[], None]) -> None:
         assert self._runtime is not None
         await self._runtime.must_be_replaced.wait()
-        stop()
+        drain()
 
     async def shutdown(self, ctx: dict[Any, Any]) -> None:
         if self._on_shutdown is not None:
@@ -173,16 +193,16 @@ class _Shell:
             self._replacing.cancel()
         await self._runtime.aclose()
         self._watchdog.stop()
-        if self._runtime.must_be_replaced.is_set():
-            _replace_process()
+        if self._runtime.must_be_replaced.is_set() and not self._told_to_end:
+            self._leave()
 
+    def _leave(self) -> None:
+        """Start over, or end where that was asked for: nothing else ends a task that ignores its cancellation.
 
-def _replace_process() -> None:
-    """Start over. Nothing but the end of the process ends a task that ignores its cancellation, or blocks the loop.
-
-    The same command, the same pid: a supervisor sees nothing of it.
-    """
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+        The same command, the same pid: a supervisor sees nothing of it.
+        """
+        if not self._told_to_end:
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from mqworker import ExecutorRegistry, Message
@@ -17,3 +18,13 @@ async def block(_: Message) -> None:
     """Never gives the event loop back."""
     while True:
         time.sleep(1)
+
+
+@registry.executor("stubborn")
+async def ignore_cancellation(_: Message) -> None:
+    """Never ends, whoever cancels it."""
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            continue

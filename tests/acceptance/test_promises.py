@@ -13,6 +13,7 @@ from sqlalchemy import text as sql
 from mqworker import Enqueued, EnqueueUncertain, MessageQueue, QueueStats, StorageUnavailable
 from mqworker.devserver import DevServers
 from mqworker.testing.waiting import eventually
+from mqworker.watchdog import STALLED_EXIT_CODE
 from tests.acceptance import history
 from tests.acceptance.conftest import Fleet
 from tests.acceptance.gateway import Gateway
@@ -269,6 +270,32 @@ async def test_an_executor_that_blocks_the_loop_for_ever_costs_its_message_and_n
     assert (await queue.get(blocking.id)).status == "FAILED"
     assert worker.process.poll() is None, "the same process works on"
     assert breaches(gateway, ids) == []
+
+
+async def test_a_worker_that_is_told_to_end_while_its_loop_is_blocked_ends(fleet: Fleet, queue: MessageQueue) -> None:
+    (worker,) = await fleet.start(executor_timeout_seconds=0.5)
+    await queue.enqueue(INSTANCE, 7, "chat-0", {}, executor="blocking")
+
+    async def is_in_flight() -> bool:
+        return (await queue.get_stats(INSTANCE)).processing == 1
+
+    await eventually(is_in_flight, "it is in flight")
+    worker.send(signal.SIGTERM)
+    assert await worker.exit_code(timeout_seconds=30) == STALLED_EXIT_CODE
+
+
+async def test_a_drain_waits_for_the_others_where_one_executor_ignores_its_cancellation(
+    fleet: Fleet, queue: MessageQueue, gateway: Gateway
+) -> None:
+    (worker,) = await fleet.start(executor_timeout_seconds=0.5)
+    await queue.enqueue(INSTANCE, 7, "chat-0", {}, executor="stubborn")
+
+    async def is_stuck() -> bool:
+        return "ignores its cancellation" in worker.text
+
+    await eventually(is_stuck, "the worker sees it", timeout_seconds=20)
+    worker.send(signal.SIGTERM)
+    assert await worker.exit_code(timeout_seconds=30) == 0, "it neither waits for ever nor starts over"
 
 
 async def test_rows_put_in_by_plain_sql_are_delivered(fleet: Fleet, queue: MessageQueue, gateway: Gateway) -> None:

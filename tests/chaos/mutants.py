@@ -140,8 +140,8 @@ def settles_before_it_sends() -> None:
 
 
 def renews_nothing() -> None:
-    async def run_once(self: LeaseKeeper) -> None:
-        return None
+    async def run_once(self: LeaseKeeper) -> bool:
+        return True
 
     LeaseKeeper.run_once = run_once  # type: ignore[method-assign]
 
