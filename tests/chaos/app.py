@@ -48,13 +48,10 @@ async def send(message: Message) -> Any:
     rude = message.payload.get("rude")
     if rude is None:
         return answer
-    _note_fault(f"executor: {rude}", BLOCK_SECONDS if rude == "block the loop" else 0.0)
+    at, seconds = time.time(), BLOCK_SECONDS if rude == "block the loop" else 0.0
+    facts = {"start": at, "end": at + seconds, "pid": os.getpid(), "key": message.payload["key"]}
+    write_line(FOLDER / "faults.jsonl", kind=f"executor: {rude}", **facts)
     return await RUDE[rude]()
-
-
-def _note_fault(kind: str, seconds: float) -> None:
-    at = time.time()
-    write_line(FOLDER / "faults.jsonl", kind=kind, start=at, end=at + seconds, pid=os.getpid())
 
 
 async def _hang() -> None:
@@ -85,6 +82,11 @@ async def _block() -> None:
     time.sleep(BLOCK_SECONDS)  # the whole event loop stands, renewals too
 
 
+async def _block_for_ever() -> None:
+    while True:
+        time.sleep(1)
+
+
 async def _garbage() -> object:
     return Unprintable()
 
@@ -100,6 +102,7 @@ RUDE: dict[str, Callable[[], Awaitable[object]]] = {
     "sys.exit": _exit,
     "os._exit": _die,
     "block the loop": _block,
+    "block for ever": _block_for_ever,
     "return garbage": _garbage,
     "raise 5 MB": _huge_error,
 }

@@ -20,6 +20,7 @@ def check(run: Run) -> dict[str, list[str]]:
 def lost(run: Run) -> Iterator[str]:
     """P1, P2: an accepted message has a row, which has ended; what is COMPLETED was taken by the gateway."""
     accepted = {send.message_id for send in run.sends if send.accepted}
+    cancelled = {cancel.key for cancel in run.cancels}
     for told in run.told.values():
         if told.result == "ok" and told.key not in run.rows:
             yield f"{told.key} was accepted and has no row"
@@ -28,6 +29,8 @@ def lost(run: Run) -> Iterator[str]:
             yield f"{row.key} is still {row.status}"
         if row.status == "COMPLETED" and row.id not in accepted:
             yield f"{row.key} is COMPLETED and the gateway never took it"
+        if row.status == "CANCELLED" and row.key not in cancelled:
+            yield f"{row.key} is CANCELLED and nobody asked for that"
         permanent = (row.error or "").startswith("PermanentError")
         if row.status == "FAILED" and row.retry_count < row.max_retries and not permanent:
             yield f"{row.key} is FAILED after {row.retry_count} of {row.max_retries} attempts: {row.error}"
@@ -56,8 +59,8 @@ def overlapping(run: Run) -> Iterator[str]:
             if not claim.lost and (send.end is None or send.end > claim.end + CLOCK_TOLERANCE_SECONDS):
                 yield f"{claim.key} was settled ({claim.how}) while its send went on"
     for sends in _sends_by_chat(run).values():
-        for x, y in pairwise(sends):
-            if _stands(x) and _stands(y) and (x.end is None or y.start < x.end):
+        for x, y in pairwise(filter(_stands, sends)):
+            if x.end is None or y.start < x.end:
                 yield f"{y.message_id} was sent while {x.message_id} was being sent in {x.chat}"
 
 
@@ -66,8 +69,8 @@ def reclaimed_early(run: Run) -> Iterator[str]:
     for claim in run.claims:
         if claim.how == "stolen":
             yield f"{claim.key} was claimed twice without an end between"
-        if claim.how == "reclaimed" and claim.lease_was is not None and claim.end < claim.lease_was:
-            yield f"{claim.key} was taken back {claim.lease_was - claim.end:.3f} s before its lease ended"
+        if claim.how == "reclaimed" and claim.lease_was is not None and claim.end_seen < claim.lease_was:
+            yield f"{claim.key} was taken back {claim.lease_was - claim.end_seen:.3f} s before its lease ended"
 
 
 def taken_from_the_living(run: Run) -> Iterator[str]:
@@ -149,6 +152,29 @@ def unexplained(run: Run) -> Iterator[str]:
                 yield f"{send.message_id} was sent again though its claim ended as {send.claim.how}"
 
 
+SETTLED_AS = {
+    201: ("sent",),
+    400: ("final",),
+    429: ("deferred", "final"),
+    500: ("failed attempt", "final"),
+}
+"""How an attempt may end by what the gateway answered; a failing one that was cancelled meanwhile is final."""
+
+
+def settled_otherwise(run: Run) -> Iterator[str]:
+    """A claim ends as the gateway's answer says, and only what was given back has none."""
+    rude = {fault.key for fault in run.faults if fault.kind.startswith("executor:")}
+    for claim in run.claims:
+        if claim.lost or claim.key in rude or claim.error.startswith("ExecutorError: webhook: the connection broke"):
+            continue
+        answers = [send.status for send in claim.sends]
+        if not answers:
+            if claim.how != "released" and not claim.error.startswith("ExecutorError: webhook: cannot connect"):
+                yield f"{claim.key} ended as {claim.how} without a send"
+        elif answers[-1] is not None and claim.how not in SETTLED_AS[answers[-1]]:
+            yield f"{claim.key} ended as {claim.how} though the gateway answered {answers[-1]}"
+
+
 def _ended_by(send: Send, claim: Claim) -> bool:
     return send.end is not None and send.end <= claim.end + CLOCK_TOLERANCE_SECONDS
 
@@ -156,14 +182,17 @@ def _ended_by(send: Send, claim: Claim) -> bool:
 def too_fast(run: Run) -> Iterator[str]:
     """P5: the gap between the end of an attempt and the start of the next, in the rows and at the gateway."""
     least: float = run.facts["delay_min_seconds"]
+    for change in run.changes:
+        if change.now == "PROCESSING" and change.due is not None and change.due > change.seen:
+            yield f"{change.key} was claimed {change.due - change.seen:.3f} s before it was due"
     for claims in run.of_chats().values():
         for a, b in pairwise(claims):
             gap = b.seen - a.end_seen
             if a.how != "released" and gap < least and b.start >= a.end:
                 yield f"{b.key} was claimed {gap:.4f} s after {a.key} in {b.chat}"
     for sends in _sends_by_chat(run).values():
-        for x, y in pairwise(sends):
-            if _stands(x) and _stands(y) and x.end is not None:
+        for x, y in pairwise(filter(_stands, sends)):
+            if x.end is not None:
                 gap = y.start - x.end
                 if 0 <= gap < least - CLOCK_TOLERANCE_SECONDS:
                     yield f"{y.message_id} was sent {gap:.4f} s after {x.message_id} in {y.chat}"
@@ -191,6 +220,21 @@ def drained_badly(run: Run) -> Iterator[str]:
         for claim in run.held_by(fault.pid, fault.start, fault.end):
             if claim.how == "reclaimed" and not _disturbed(run, fault.slot, claim):
                 yield f"{claim.key} was taken back from {fault.slot}, which was told to stop in order"
+
+
+KILLS = ("worker kill -9", "producer kill -9", "SIGTERM, then kill")
+
+
+def ended_by_itself(run: Run) -> Iterator[str]:
+    """No process ends but by a signal, or by an executor that ends it; none has an error that nobody expected."""
+    killed = {fault.pid for fault in run.faults if fault.kind in KILLS}
+    told = {fault.pid for fault in run.faults if fault.kind == "SIGTERM"}
+    died = {fault.pid for fault in run.faults if fault.kind == "executor: os._exit"}
+    for life in run.lives:
+        if life.pid not in killed | told | died and life.slot.startswith("worker"):
+            yield f"{life.slot} (process {life.pid}) ended by itself with {life.code}"
+    if run.log_lines["tracebacks"]:
+        yield f"{run.log_lines['tracebacks']} tracebacks in the logs"
 
 
 def _disturbed(run: Run, slot: str, claim: Claim) -> bool:
@@ -246,10 +290,12 @@ PREDICATES: dict[str, Callable[[Run], Iterator[str]]] = {
     "reclaimed early": reclaimed_early,
     "taken from the living": taken_from_the_living,
     "unexplained sends": unexplained,
+    "settled otherwise": settled_otherwise,
     "wrongly counted": wrongly_counted,
     "too fast": too_fast,
     "claimed after cancel": cancelled_and_claimed,
     "drained badly": drained_badly,
+    "ended by itself": ended_by_itself,
     "woken late": woken_late,
     "left behind": left_behind,
 }

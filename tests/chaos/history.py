@@ -114,15 +114,19 @@ class Fault:
     code: int | None = None
     statement: str = ""
     rows: int = 0
+    key: str = ""
+    link: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """A worker process, from when it began to work until its end."""
+    """A process, from when it began to work (0: it never did) until its end."""
 
     slot: str
+    pid: int
     start: float
     end: float
+    code: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,14 +209,12 @@ def _told(folder: Path) -> tuple[dict[str, Told], list[Cancel]]:
         for line in lines(path):
             match line["event"]:
                 case "call":
-                    calls[line["call"]] = messages = [
-                        told.setdefault(key, Told(key, chat, priority)) for key, chat, priority in line["messages"]
-                    ]
-                    for message in messages:
-                        message.answers += 1
+                    calls[line["call"]] = [_called(told, *message) for message in line["messages"]]
                 case "answer":
                     for message in calls[line["call"]]:
                         _take(message, line["result"], line["at"])
+                case "cancel":
+                    cancels.append(Cancel(line["key"], float("inf"), "unknown"))
                 case "cancelled":
                     cancels.append(Cancel(line["key"], line["at"], line["result"]))
     for message in told.values():
@@ -220,6 +222,12 @@ def _told(folder: Path) -> tuple[dict[str, Told], list[Cancel]]:
         if message.result != "ok" and message.refusals == message.answers:
             message.result = "no"
     return told, cancels
+
+
+def _called(told: dict[str, Told], key: str, chat: str, priority: int) -> Told:
+    message = told.setdefault(key, Told(key, chat, priority))
+    message.answers += 1
+    return message
 
 
 def _take(message: Told, result: Result, at: float) -> None:
@@ -309,19 +317,18 @@ def _match(sends: list[Send], claims: list[Claim], keys: Mapping[str, str]) -> N
 
 
 def _fault(line: dict[str, Any]) -> Fault:
-    names = ("kind", "start", "end", "pid", "slot", "code", "statement", "rows")
+    names = ("kind", "start", "end", "pid", "slot", "code", "statement", "rows", "key", "link")
     return Fault(**{name: line[name] for name in names if name in line})
 
 
 def _lives(folder: Path) -> list[Life]:
     lives: list[Life] = []
-    begun: dict[str, float] = {}
+    begun: dict[int, float] = {}
     for line in lines(folder / "processes.jsonl"):
-        slot = line["slot"]
-        if line["event"] == "ready" and slot.startswith("worker"):
-            begun[slot] = line["at"]
-        elif line["event"] == "ended" and slot in begun:
-            lives.append(Life(slot, begun.pop(slot), line["at"]))
+        if line["event"] == "ready":
+            begun[line["pid"]] = line["at"]
+        elif line["event"] == "ended":
+            lives.append(Life(line["slot"], line["pid"], begun.pop(line["pid"], 0.0), line["at"], line["code"]))
     return lives
 
 
@@ -336,7 +343,7 @@ def _verdicts(folder: Path) -> Mapping[str, int]:
 
 def _count_lines(folder: Path) -> Mapping[str, int]:
     counts: dict[str, int] = dict.fromkeys(LOG_LINES.values(), 0)
-    for path in folder.glob("worker-*.log"):
+    for path in [*folder.glob("worker-*.log"), *folder.glob("producer-*.log")]:
         with path.open(errors="replace") as file:
             for line in file:
                 for mark, name in LOG_LINES.items():

@@ -27,6 +27,7 @@ TERMINATE_SOME = """
 """
 HOLDERS = "SELECT DISTINCT worker FROM message_queue_items WHERE status = 'PROCESSING'"
 LOOKS = 20
+DRAIN_MARGIN_SECONDS = 5.0
 A_BACKEND = "SELECT pid FROM pg_stat_activity WHERE application_name = 'mqworker' ORDER BY random() LIMIT 1"
 
 Fault = Callable[[str, random.Random], Awaitable[None]]
@@ -86,9 +87,9 @@ class Faults:
                 case "short stop":
                     await self._freeze(slot, "short stop", draw.uniform(0.1, 0.4) * self._lease)
                 case "SIGTERM":
-                    await self._terminate(slot, self._plan.settings["drain_seconds"] + 5)
+                    await self._terminate(slot)
                 case _:
-                    await self._terminate(slot, draw.uniform(0.05, 0.5))
+                    await self._terminate_in_haste(slot, draw.uniform(0.05, 0.5))
             if not slot.alive:
                 slot.start()
 
@@ -117,14 +118,25 @@ class Faults:
         slot.signal(signal.SIGCONT)
         self._note(kind, start, pid=pid, slot=slot.name)
 
-    async def _terminate(self, slot: Slot, patience_seconds: float) -> None:
+    async def _terminate(self, slot: Slot) -> None:
+        """A worker that does not end in time is killed, and has no exit code: the checker minds."""
         start, pid = time.time(), slot.pid
-        code = await slot.stop(patience_seconds)
+        code = await slot.stop(self._plan.settings["drain_seconds"] + DRAIN_MARGIN_SECONDS)
+        self._note("SIGTERM", start, pid=pid, slot=slot.name, code=code)
         if code is None:
             slot.kill()
-            self._note("SIGTERM, then kill", start, pid=pid, slot=slot.name)
-        else:
-            self._note("SIGTERM", start, pid=pid, slot=slot.name, code=code)
+
+    async def _terminate_in_haste(self, slot: Slot, patience_seconds: float) -> None:
+        start, pid = time.time(), slot.pid
+        if await slot.stop(patience_seconds) is None:
+            slot.kill()
+        self._note("SIGTERM, then kill", start, pid=pid, slot=slot.name)
+
+    async def stop_all(self) -> None:
+        """The end of the run: every worker is told to stop in order, with nothing left to do."""
+        for slot in self._fleet.workers:
+            slot.busy = True
+            await self._terminate(slot)
 
     async def producer(self, _kind: str, draw: random.Random) -> None:
         slot = draw.choice(self._fleet.producers)
@@ -162,10 +174,9 @@ class Faults:
                 await self._fill_memory(draw.uniform(0.5, 2.0))
         self._note(f"Redis {kind}", start)
 
-    async def _restart_redis(self, away_seconds: float, *, keep: bool = False) -> None:
+    async def _restart_redis(self, away_seconds: float) -> None:
         await asyncio.to_thread(self._redis.kill)
-        if not keep:
-            (self._redis.data_folder / "dump.rdb").unlink(missing_ok=True)
+        (self._redis.data_folder / "dump.rdb").unlink(missing_ok=True)
         await asyncio.sleep(away_seconds)
         await asyncio.to_thread(self._redis.start)
 
@@ -207,8 +218,10 @@ class Faults:
                 await asyncio.to_thread(self._postgres.kill)
                 await asyncio.to_thread(self._postgres.start)
             case "kill one backend":
-                for (pid,) in await self._sql(A_BACKEND):
-                    os.kill(int(str(pid)), signal.SIGKILL)
+                backends = await self._sql(A_BACKEND)
+                if not backends:
+                    return
+                os.kill(int(str(backends[0][0])), signal.SIGKILL)
                 await self._until_postgres_answers()
             case "terminate backends":
                 await self._sql(TERMINATE_SOME)
@@ -294,7 +307,7 @@ def _as_owner_of(folder: Path, path: Path) -> None:
 
 
 class Nemesis:
-    """Runs every lane until it is cancelled; a lane's faults are the same for the same seed."""
+    """Runs every lane until it is stopped; what a lane draws is the same for the same seed."""
 
     def __init__(self, plan: Plan, faults: Faults) -> None:
         self._plan = plan

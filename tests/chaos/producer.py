@@ -56,6 +56,7 @@ RUDE = [
     "sys.exit",
     "os._exit",
     "block the loop",
+    "block for ever",
     "return garbage",
     "raise 5 MB",
 ]

@@ -99,7 +99,8 @@ def _meets(intervals: list[tuple[float, float]], start: float, end: float) -> bo
 
 def _without_workers(run: Run) -> list[tuple[float, float]]:
     """When no worker was there, or only frozen ones: none had begun to work, and the last had ended."""
-    steps = [step for life in run.lives for step in ((life.start, 1), (life.end, -1))]
+    workers = [life for life in run.lives if life.slot.startswith("worker") and life.start]
+    steps = [step for life in workers for step in ((life.start, 1), (life.end, -1))]
     stopped = [f for f in run.faults if f.kind in ("zombie", "short stop")]
     steps += [step for f in stopped for step in ((f.start, -1), (f.end, 1))]
     closed: list[tuple[float, float]] = []
@@ -124,9 +125,12 @@ def _resumed(run: Run) -> dict[str, list[float]]:
         if fault.kind in RESUMING:
             begins = _open_again(fault.end, blocking)
             moved = waits.until_moved(begins)
-            # Another outage in the middle of this recovery: that one is measured.
-            if moved is not None and not any(begins < start < begins + moved for start, _ in blocking):
-                found[fault.kind].append(moved)
+            if moved is None:
+                continue
+            # The next outage ends what can be seen of this recovery; one that had its time by then has failed.
+            seen = min([start - begins for start, _ in blocking if start > begins], default=float("inf"))
+            if moved <= seen or seen > RESUME_BOUND_SECONDS:
+                found[fault.kind].append(min(moved, seen))
     return found
 
 

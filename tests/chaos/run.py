@@ -27,10 +27,12 @@ from tests.chaos.producer import CANARY
 
 DRAIN_PATIENCE_SECONDS = 30.0
 MOST_OVERTIME = 2.0
+CLOCK_STEP_SECONDS = 0.003
 
 
 async def carry_out(plan: Plan, folder: Path) -> None:
     """Run ``plan``; afterwards ``folder`` holds what :func:`tests.chaos.history.read` reads."""
+    offset = _gateway_offset()
     with DevServers(folder / "servers") as servers:
         settings = load_settings(_env_file=None, database_url=servers.database_url)
         await asyncio.to_thread(upgrade, settings.database_url.get_secret_value())
@@ -44,7 +46,7 @@ async def carry_out(plan: Plan, folder: Path) -> None:
         finally:
             await fleet.aclose()
         audit.dump(servers.database_url, folder)
-    _note(plan, folder)
+    _note(plan, folder, offset)
 
 
 async def _unfold(plan: Plan, servers: DevServers, fleet: Fleet, folder: Path) -> None:
@@ -57,16 +59,14 @@ async def _unfold(plan: Plan, servers: DevServers, fleet: Fleet, folder: Path) -
     await nemesis
     for slot in fleet.producers:
         slot.busy = True
-        await slot.stop(DRAIN_PATIENCE_SECONDS)
+        assert await slot.stop(DRAIN_PATIENCE_SECONDS) is not None, f"{slot.name} goes on"
     quiet_from = time.time()
     emptied = await _until_empty(plan, servers)
     left = await _until_redis_empty(servers) if emptied else []
     keeper.cancel()
     with suppress(asyncio.CancelledError):
         await keeper
-    for slot in fleet.workers:
-        slot.busy = True
-        await slot.stop(DRAIN_PATIENCE_SECONDS)
+    await faults.stop_all()
     (folder / "quiet.json").write_text(json.dumps({"quiet_seconds": time.time() - quiet_from, "redis_left": left}))
 
 
@@ -108,13 +108,20 @@ async def _until_redis_empty(servers: DevServers) -> list[str]:
         client.close()
 
 
-def _note(plan: Plan, folder: Path) -> None:
+def _gateway_offset() -> float:
+    """What to add to the gateway's clock to have the wall's."""
+    return time.time() - now()
+
+
+def _note(plan: Plan, folder: Path, offset: float) -> None:
+    step = abs(_gateway_offset() - offset)
+    assert step < CLOCK_STEP_SECONDS, f"the wall clock was set by {step:.3f} s during the run: nothing can be compared"
     quiet = json.loads((folder / "quiet.json").read_text())
     facts: dict[str, Any] = {
         **{key: value for key, value in asdict(plan).items() if key not in ("lanes", "settings")},
         **plan.settings,
         **quiet,
-        "gateway_offset": time.time() - now(),
+        "gateway_offset": offset,
         "canaries": _canaries(folder),
     }
     (folder / "run.json").write_text(json.dumps(facts, indent=1))

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 PREFACES = {80877103, 80877104}  # SSLRequest, GSSENCRequest: answered with one byte
 READY = b"Z"
 COMPLETE = b"C"
+IDLE = b"I"
 
 # A line that each statement has and no other.
 MARKS = {
@@ -97,4 +98,7 @@ class Answer:
             last = body.rstrip(b"\0").split(b" ")[-1]
             # COMMIT names no number, and did something.
             self.rows += int(last) if last.isdigit() else 1
-        self.whole = kind == READY
+        if kind == READY:
+            self.whole = True
+            if body != IDLE:
+                self.rows = 0  # within a transaction nothing has committed yet

@@ -58,20 +58,10 @@ def clean_run() -> Run:
         sends.append(send)
         rows[key] = Row(f"id-{key}", key, CHAT, "COMPLETED", 0, 3, None)
         told[key] = Told(key, CHAT, 0, "ok", 9.8 + place)
-    return Run(
-        FACTS,
-        told,
-        [],
-        rows,
-        [],
-        sorted(changes, key=lambda c: c.at),
-        claims,
-        sends,
-        [],
-        [Life("worker-1", 0.0, 99.0)],
-        {},
-        {},
-    )
+    changes.sort(key=lambda one: one.at)
+    faults = [Fault("SIGTERM", 98.0, 99.0, pid=1, slot="worker-1", code=0)]
+    lives = [Life("worker-1", 1, 1.0, 99.0, 0)]
+    return Run(FACTS, told, [], rows, [], changes, claims, sends, faults, lives, {}, {"tracebacks": 0})
 
 
 def broken(run: Run) -> set[str]:
@@ -137,6 +127,7 @@ def pass_a_higher_priority(run: Run) -> None:
     run.changes.insert(2, change(2.0, "3", None, "PENDING", priority=5))
     run.told["3"] = Told("3", CHAT, 5, "ok", 2.0)
     run.rows["3"] = Row("id-3", "3", CHAT, "CANCELLED", 0, 3, None)
+    run.cancels.append(Cancel("3", 2.1, "cancelled"))
 
 
 def hurry_in_the_rows(run: Run) -> None:
@@ -183,6 +174,35 @@ def forget_an_announce(run: Run) -> None:
     run.claims[0].end, run.claims[1].start = 5.0, 11.0
 
 
+def cancel_unasked(run: Run) -> None:
+    run.rows["2"] = Row("id-2", "2", CHAT, "CANCELLED", 0, 3, None)
+
+
+def claim_before_it_is_due(run: Run) -> None:
+    run.changes.append(change(13.0, "3", "PENDING", "PROCESSING", due=14.0))
+
+
+def fail_what_was_taken(run: Run) -> None:
+    run.claims[0].how = "failed attempt"
+
+
+def retry_for_nothing(run: Run) -> None:
+    run.sends[0].status = 500
+    run.claims[0].how = "deferred"
+
+
+def fail_without_a_send(run: Run) -> None:
+    run.claims.append(Claim("1", CHAT, 1, 2, 12.0, 12.0, 12.3, 12.3, "failed attempt", "ValueError: no"))
+
+
+def crash(run: Run) -> None:
+    run.lives.append(Life("worker-2", 9, 1.0, 50.0, 1))
+
+
+def trace(run: Run) -> None:
+    run.log_lines = {"tracebacks": 1}
+
+
 FORGED: list[tuple[Callable[[Run], None], str]] = [
     (lose_the_row, "lost"),
     (leave_it_waiting, "lost"),
@@ -207,6 +227,13 @@ FORGED: list[tuple[Callable[[Run], None], str]] = [
     (end_badly_on_sigterm, "drained badly"),
     (drop_a_claim_on_sigterm, "drained badly"),
     (forget_an_announce, "woken late"),
+    (cancel_unasked, "lost"),
+    (claim_before_it_is_due, "too fast"),
+    (fail_what_was_taken, "settled otherwise"),
+    (retry_for_nothing, "settled otherwise"),
+    (fail_without_a_send, "settled otherwise"),
+    (crash, "ended by itself"),
+    (trace, "ended by itself"),
 ]
 
 
@@ -233,7 +260,7 @@ def test_a_killed_worker_is_measured_until_its_claims_are_taken_back() -> None:
     run = clean_run()
     run.claims[0].how, run.claims[0].end = "reclaimed", 12.4
     run.faults.append(Fault("worker kill -9", 10.1, 10.1, pid=1, slot="worker-1"))
-    (one,) = felt(run)
+    one = felt(run)[-1]
     assert (one.times, [round(s, 3) for s in one.seconds], one.over) == (1, [2.3], False)
 
 
@@ -245,7 +272,7 @@ def test_a_server_that_was_away_is_measured_until_the_chats_that_waited_have_mov
         run.changes.append(change(5.0, str(number), None, "PENDING", chat=chat))
         run.changes.append(change(7.0 + number, str(number), "PENDING", "PROCESSING", chat=chat))
     run.faults.append(Fault("PostgreSQL kill -9", 4.0, 6.0))
-    (one,) = felt(run)
+    one = felt(run)[0]
     assert one.seconds == [9.0], "the ninth of ten chats"
     assert one.over
 
