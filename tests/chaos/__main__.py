@@ -16,7 +16,7 @@ from rich.console import Console
 
 from tests.chaos.history import read
 from tests.chaos.mutants import MUTANTS
-from tests.chaos.plan import Plan, least_of
+from tests.chaos.plan import Plan, lanes, least_of
 from tests.chaos.proving import plan_of, prove
 from tests.chaos.report import Report, report, show
 from tests.chaos.run import carry_out
@@ -49,6 +49,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         minutes=options.minutes,
         workers=options.workers,
         rate=options.rate,
+        lanes=lanes(options.workers),
         least=least_of(options.minutes),
     )
 
@@ -60,7 +61,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--minutes", type=float, default=2.0, help="how long faults are made (default: 2)")
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3)), help="which faults (default: any)")
-    parser.add_argument("--workers", type=int, default=4, help="worker processes (default: 4)")
+    parser.add_argument("--workers", type=int, default=5, help="worker processes (default: 5)")
     parser.add_argument("--rate", type=float, default=88.0, help="messages a second (default: 88)")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where the history stays, also of a clean run")
     parser.add_argument("--check", type=Path, metavar="FOLDER", help="only read the history of an earlier run")

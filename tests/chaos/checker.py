@@ -209,12 +209,16 @@ def cancelled_and_claimed(run: Run) -> Iterator[str]:
             yield f"{claim.key} was claimed {claim.seen - answered[claim.key]:.3f} s after its cancel had returned"
 
 
+ENDING = ("executor: os._exit", "executor: block for ever")
+"""What ends a worker with a code of its own, also while it drains."""
+
+
 def drained_badly(run: Run) -> Iterator[str]:
     """SIGTERM: the worker finishes what it holds and ends with 0; nothing of it is taken back later."""
     for fault in run.faults:
         if fault.kind != "SIGTERM":
             continue
-        died = any(other.kind == "executor: os._exit" and other.pid == fault.pid for other in run.faults)
+        died = any(other.kind in ENDING and other.pid == fault.pid for other in run.faults)
         if fault.code != 0 and not died:
             yield f"{fault.slot} (process {fault.pid}) ended with {fault.code} after SIGTERM"
         for claim in run.held_by(fault.pid, fault.start, fault.end):
@@ -229,7 +233,7 @@ def ended_by_itself(run: Run) -> Iterator[str]:
     """No process ends but by a signal, or by an executor that ends it; none has an error that nobody expected."""
     killed = {fault.pid for fault in run.faults if fault.kind in KILLS}
     told = {fault.pid for fault in run.faults if fault.kind == "SIGTERM"}
-    died = {fault.pid for fault in run.faults if fault.kind == "executor: os._exit"}
+    died = {fault.pid for fault in run.faults if fault.kind in ENDING}
     for life in run.lives:
         if life.pid not in killed | told | died and life.slot.startswith("worker"):
             yield f"{life.slot} (process {life.pid}) ended by itself with {life.code}"

@@ -57,14 +57,20 @@ class Lane:
     rest_seconds: tuple[float, float]
 
 
-LANES: dict[str, Lane] = {
-    "worker 1": Lane(WORKER_FAULTS, (0.4, 1.5)),
-    "worker 2": Lane(WORKER_FAULTS, (0.4, 1.5)),
-    "Redis": Lane(REDIS_FAULTS, (3.0, 9.0)),
-    "PostgreSQL": Lane(POSTGRES_FAULTS, (7.0, 15.0)),
-    "link": Lane(LINK_FAULTS, (0.5, 3.0)),
-    "producer": Lane(PRODUCER_FAULTS, (20.0, 60.0)),
-}
+WORKERS_A_LANE = 1.5
+"""So that some workers are left alone at any time."""
+
+
+def lanes(workers: int) -> dict[str, Lane]:
+    """The lanes of a run with that many workers."""
+    numbers = range(1, max(1, int(workers / WORKERS_A_LANE)) + 1)
+    return {
+        **{f"worker {number}": Lane(WORKER_FAULTS, (0.8, 2.2)) for number in numbers},
+        "Redis": Lane(REDIS_FAULTS, (1.5, 4.0)),
+        "PostgreSQL": Lane(POSTGRES_FAULTS, (5.0, 11.0)),
+        "link": Lane(LINK_FAULTS, (0.3, 2.0)),
+        "producer": Lane(PRODUCER_FAULTS, (20.0, 60.0)),
+    }
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ class Plan:
 
     seed: int
     minutes: float
-    workers: int = 4
+    workers: int = 5
     producers: int = 2
     rate: float = 88.0
     instances: int = 4
@@ -84,7 +90,7 @@ class Plan:
     """What the messages are like: many take longer than a lease to send, or fail at first."""
     steady: bool = False
     """Nothing is done to any process, so no claim may ever be taken back."""
-    lanes: Mapping[str, Lane] = field(default_factory=lambda: LANES)
+    lanes: Mapping[str, Lane] = field(default_factory=dict)
     settings: Mapping[str, float] = field(default_factory=lambda: PROFILE)
     least: Mapping[str, int] = field(default_factory=dict)
     mutant: str = ""
