@@ -59,6 +59,7 @@ class Dispatcher:
         self._on_unknown_instance = on_unknown_instance
         self._on_return = on_return
         self._stopping = False
+        self._may_have_strays = False
 
     def stop(self) -> None:
         """Lease nothing more; what is in flight goes on."""
@@ -82,6 +83,8 @@ class Dispatcher:
 
     async def run_once(self) -> float:
         """One round; return for how many seconds nothing is due (0: look again at once)."""
+        if self._may_have_strays:
+            await self._release_strays()
         taken = await self._broker.take()
         if not taken.remembers:
             self._on_memory_lost()
@@ -94,6 +97,13 @@ class Dispatcher:
             await self._claim(leases)
         # How long to sleep only a take can tell that finds nothing: other accounts may be due before these.
         return 0.0
+
+    async def _release_strays(self) -> None:
+        """What a claim took whose answer was lost: without this it would cost its message an attempt that none made."""
+        strays = await self._store.claims.release_strays([flight.claim for flight in self._flights.all()])
+        self._may_have_strays = False
+        if strays:
+            log.info("claims whose answer was lost are given back", extra={"messages": strays})
 
     async def _lease(self, instances: list[str]) -> list[Leased]:
         room = min(self._flights.room, LEASE_BATCH)
@@ -109,6 +119,7 @@ class Dispatcher:
         try:
             answers = await self._store.claims.claim(chats, self._processor.executor_names)
         except (StorageUnavailable, StatementFailed):
+            self._may_have_strays = True
             # Not ours any more: let them be leased again soon, by us or by a worker that reaches PostgreSQL.
             await self._broker.finish([Finish(lease.chat, lease.token, UNCLAIMED_WAIT_SECONDS) for lease in leases])
             raise

@@ -2,13 +2,19 @@
 --
 -- Run it with psql as a superuser (or a role that may create roles and owns the database), in the queue's database:
 --
---     psql -v ON_ERROR_STOP=1 -v owner_password=... -v app_password=... -v readonly_password=... -f postgres-roles.sql
+--     export MQ_OWNER_PASSWORD=... MQ_APP_PASSWORD=... MQ_READONLY_PASSWORD=...
+--     psql -v ON_ERROR_STOP=1 -f postgres-roles.sql
 --     MQWORKER_DATABASE_URL=postgresql://mq_owner:...@host/name mqworker migrate
 --     psql ... -f postgres-roles.sql        -- once more: now there are tables to give rights to
 --
 -- Run it again after each upgrade. Producers and workers then get postgresql://mq_app:...@host/name.
--- A password left out is a syntax error. A server with log_statement = 'ddl' writes passwords into its log: give
+-- From the environment (psql 14 or later): a command line can be read by everybody on the machine. A password left out
+-- is a syntax error. A server with log_statement = 'ddl' writes passwords into its log: give
 -- SCRAM verifiers instead of them there, or set them with \password. pg_hba.conf must ask these roles for scram-sha-256.
+
+\getenv owner_password MQ_OWNER_PASSWORD
+\getenv app_password MQ_APP_PASSWORD
+\getenv readonly_password MQ_READONLY_PASSWORD
 
 SELECT format('CREATE ROLE %I', name)
 FROM unnest(ARRAY['mq_owner', 'mq_app', 'mq_readonly']) AS name

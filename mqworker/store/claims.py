@@ -134,6 +134,13 @@ class Claims:
         )
         return {row.claim_id for row in rows}
 
+    async def release_strays(self, held: Sequence[Claim]) -> int:
+        """Give back, uncounted, what this worker claimed without hearing of it; ``held`` is all that it knows of."""
+        rows = await self._database.rows(
+            RELEASE_STRAYS, worker=self._worker, claim_ids=plain_array(claim.claim_id for claim in held)
+        )
+        return len(rows)
+
     async def reclaim(self, *, gap_min_seconds: float, gap_max_seconds: float, limit: int = 500) -> list[Reclaimed]:
         """Take back at most ``limit`` expired claims: an attempt is counted, the chat waits a gap."""
         rows = await self._database.rows(
@@ -428,6 +435,24 @@ RENEW = text(
                                  i.processing_started_at + make_interval(secs => :stale_after_seconds))
     WHERE i.id = ANY(ARRAY(SELECT id FROM locked))
     RETURNING i.claim_id
+    """
+)
+
+RELEASE_STRAYS = text(
+    """
+    WITH strays AS MATERIALIZED (
+        SELECT i.id FROM message_queue_items i
+        WHERE i.status = 'PROCESSING' AND i.worker = :worker
+          AND NOT i.claim_id = ANY(CAST(:claim_ids AS uuid[]))
+        ORDER BY i.id
+        FOR UPDATE
+    )
+    UPDATE message_queue_items i
+    SET status = CASE WHEN i.cancel_requested_at IS NOT NULL THEN 'CANCELLED' ELSE 'PENDING' END,
+        processed_at = CASE WHEN i.cancel_requested_at IS NOT NULL THEN clock_timestamp() END,
+        error = NULL, lease_expires_at = NULL, available_at = NULL, updated_at = clock_timestamp()
+    WHERE i.id = ANY(ARRAY(SELECT id FROM strays))
+    RETURNING i.id
     """
 )
 

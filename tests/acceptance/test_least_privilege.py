@@ -80,11 +80,10 @@ class GuardedPostgres(PostgresServer):
 
     def run_roles_file(self) -> None:
         """As its header says."""
-        passwords = [f"{name}_password={PASSWORDS[name]}" for name in ("owner", "app", "readonly")]
-        options = [word for setting in ("ON_ERROR_STOP=1", *passwords) for word in ("-v", setting)]
         file = str(SECURITY / "postgres-roles.sql")
-        command = [str(self.binaries / "psql"), "-X", "-q", "-d", self.url, *options, "-f", file]
+        command = [str(self.binaries / "psql"), "-X", "-q", "-d", self.url, "-v", "ON_ERROR_STOP=1", "-f", file]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
+        environment |= {f"MQ_{name.upper()}_PASSWORD": PASSWORDS[name] for name in ("owner", "app", "readonly")}
         run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert (run.returncode, run.stderr) == (0, "")
 

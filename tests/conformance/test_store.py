@@ -219,6 +219,24 @@ async def test_renew_tells_which_claims_are_still_ours(new_store: NewStore) -> N
     assert await store.claims.renew([kept, settled, strange]) == {kept.claim_id}
 
 
+async def test_claims_that_a_worker_never_heard_of_are_given_back_uncounted(new_store: NewStore) -> None:
+    store, other = new_store(worker="w1"), new_store(worker="w2")
+    ids = [await put(store, name) for name in ("held", "stray", "cancelled", "strange")]
+    held = await claim(store, "held")
+    for name in ("stray", "cancelled"):
+        await claim(store, name)
+    await claim(other, "strange")
+    await store.admin.cancel(ids[2])
+    assert await store.claims.release_strays([held]) == 2
+    assert [await status(store, one) for one in ids] == [
+        ("PROCESSING", 0),
+        ("PENDING", 0),
+        ("CANCELLED", 0),
+        ("PROCESSING", 0),
+    ]
+    assert (await claim(other, "stray")).message.id == ids[1], "no gap: nothing was sent"
+
+
 async def test_no_renewal_reaches_beyond_stale_after(new_store: NewStore) -> None:
     store = new_store(lease_seconds=0.0, stale_after_seconds=0.0)
     await put(store)

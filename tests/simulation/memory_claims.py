@@ -159,6 +159,21 @@ def renew(tables: Tables, given: Parameters, began: float) -> Answers:
     return kept
 
 
+def release_strays(tables: Tables, given: Parameters, began: float) -> Answers:
+    held, released = set(ids_of(given["claim_ids"])), []
+    for row in tables.items.values():
+        if row.status != "PROCESSING" or row.worker != given["worker"] or row.claim_id in held:
+            continue
+        cancelled = row.cancel_requested_at is not None
+        row.status = "CANCELLED" if cancelled else "PENDING"
+        row.processed_at = tables.now if cancelled else None
+        row.error = row.lease_expires_at = row.available_at = None
+        row.updated_at = tables.now
+        released.append(SimpleNamespace(id=row.id))
+        tables.note("settle", row.id, row.chat, row.claim_id, row.status, False, 0.0, None, 0.0)
+    return released
+
+
 def reclaim(tables: Tables, given: Parameters, began: float) -> Answers:
     now = tables.now
     if tables.started_at + given["lease_seconds"] >= now:

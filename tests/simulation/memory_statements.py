@@ -250,6 +250,7 @@ STATEMENTS: dict[TextClause, Statement] = {
     claims.CLAIM: memory_claims.claim,
     claims.SETTLE: memory_claims.settle,
     claims.RENEW: memory_claims.renew,
+    claims.RELEASE_STRAYS: memory_claims.release_strays,
     claims.RECLAIM: memory_claims.reclaim,
     enqueues.INSERT: _insert,
     enqueues.COMPARE: _compare,
