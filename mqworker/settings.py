@@ -190,14 +190,25 @@ def _check_redis_url(url: str) -> None:
 
 def _check_redis_tls(parts: SplitResult) -> None:
     """TLS that checks nothing protects from nobody who can stand in between, and looks as if it did."""
-    options = {name: value.lower() for name, value in parse_qsl(parts.query) if name.startswith("ssl_")}
+    # Every one of them: of a name that comes twice redis-py takes the first.
+    options = [(name, value.lower()) for name, value in parse_qsl(parts.query, True) if name.startswith("ssl_")]
     if options and parts.scheme != "rediss":
         raise ValueError("has ssl_ parameters, but only rediss:// is TLS")
-    if options.get("ssl_cert_reqs", "required") != "required" or options.get("ssl_check_hostname", "true") != "true":
+    if any(_turns_check_off(*option) for option in options):
         raise ValueError(
             "must not turn off the check of the certificate or of its host name: "
             "give your own CA with rediss://...?ssl_ca_certs=/path/ca.pem"
         )
+
+
+def _turns_check_off(name: str, value: str) -> bool:
+    match name:
+        case "ssl_cert_reqs":
+            return value != "required"
+        case "ssl_check_hostname":
+            return value in ("", "0", "f", "false", "n", "no")  # what redis-py takes for no
+        case _:
+            return False
 
 
 def _check_redis_server(parts: SplitResult) -> None:

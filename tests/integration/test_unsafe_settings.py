@@ -218,6 +218,7 @@ class TestOpenLinks:
         "rediss://r.example/0?ssl_cert_reqs=optional",
         "rediss://r.example/0?ssl_check_hostname=False",
         "rediss://r.example/0?ssl_check_hostname=no",
+        "rediss://r.example/0?ssl_cert_reqs=none&ssl_cert_reqs=required",
         "redis://r.example/0?ssl_ca_certs=/etc/ca.pem",
     ],
 )
