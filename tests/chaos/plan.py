@@ -113,7 +113,7 @@ KINDS = {
 LEAST_A_MINUTE = {
     "messages": 2500,
     "workers killed": 10,
-    "workers killed with sends in flight": 6,
+    "workers killed that held claims": 6,
     "claims reclaimed": 10,
     "zombies": 4,
     "late settles refused": 1,

@@ -20,6 +20,10 @@ SHOWN = 5
 COMMITS = ("insert", "settle", "commit")
 
 
+# Redis proposed a chat in which nothing waits, or where something is in flight.
+STALE = ("empty", "in_flight")
+
+
 @dataclass(frozen=True)
 class Report:
     """What was seen, what was broken, and whether the run saw enough to mean anything."""
@@ -49,43 +53,54 @@ def report(run: Run) -> Report:
 
 
 def _counts(run: Run) -> dict[str, int]:
-    faults = Counter(fault.kind for fault in run.faults)
-    hows = Counter(claim.how for claim in run.claims)
+    return {**_messages(run), **_claims(run), **_faulted(run), **_noticed(run)}
+
+
+def _messages(run: Run) -> dict[str, int]:
+    """What went in, and what became of it."""
+    results = Counter(told.result for told in run.told.values())
     accepted = Counter(send.message_id for send in run.sends if send.accepted)
-    kills = [fault for fault in run.faults if fault.kind == "worker kill -9"]
-    hit = [run.held_by(fault.pid, fault.start, fault.start) for fault in kills]
     return {
-        "messages": sum(told.result == "ok" for told in run.told.values()),
-        "enqueues refused": sum(told.result == "no" for told in run.told.values()),
-        "enqueues without an answer": sum(told.result == "unknown" for told in run.told.values()),
+        "messages": results["ok"],
+        "enqueues refused": results["no"],
+        "enqueues without an answer": results["unknown"],
+        **{f"rows {status}": number for status, number in Counter(row.status for row in run.rows.values()).items()},
         "sends": len(run.sends),
-        **{f"rows {status}": n for status, n in Counter(row.status for row in run.rows.values()).items()},
+        "sent twice or more (explained)": sum(number > 1 for number in accepted.values()),
+    }
+
+
+def _claims(run: Run) -> dict[str, int]:
+    """How the claims ended."""
+    hows = Counter(claim.how for claim in run.claims)
+    return {
         "claims": len(run.claims),
         "claims reclaimed": hows["reclaimed"],
         "claims released": hows["released"],
         "failed attempts retried": hows["failed attempt"],
-        "workers killed": len(kills),
-        "workers killed with sends in flight": sum(bool(held) for held in hit),
-        "sends in flight when killed": sum(len(held) for held in hit),
-        "zombies": sum(
-            any(claim.how == "reclaimed" for claim in run.held_by(fault.pid, fault.start, fault.start))
-            for fault in run.faults
-            if fault.kind == "zombie"
-        ),
-        "late settles refused": run.log_lines["late settles refused"],
-        "sends given up with their lease": run.log_lines["sends given up with their lease"],
-        "stale proposals": sum(run.verdicts.get(verdict, 0) for verdict in ("empty", "in_flight")),
-        "Redis losses": sum(faults[kind] for kind in KINDS["Redis losses"]),
-        "rebuilds": run.log_lines["rebuilds"],
-        "PostgreSQL crashes": sum(faults[kind] for kind in KINDS["PostgreSQL crashes"]),
-        "ambiguous commits": sum(
-            f.kind == "link lose answer" and f.statement in COMMITS and f.rows > 0 for f in run.faults
-        ),
-        "workers replaced": run.log_lines["workers replaced"],
-        "claims that came too late": run.log_lines["claims that came too late"],
-        "tracebacks": run.log_lines["tracebacks"],
-        "sent twice or more (explained)": sum(number > 1 for number in accepted.values()),
     }
+
+
+def _faulted(run: Run) -> dict[str, int]:
+    """What was done to processes and servers, and how much of it met something under way."""
+    faults = Counter(fault.kind for fault in run.faults)
+    kills = [run.held_by(f.pid, f.start, f.start) for f in run.faults if f.kind in KINDS["workers killed"]]
+    frozen = [run.held_by(f.pid, f.start, f.start) for f in run.faults if f.kind in KINDS["zombies"]]
+    lost_answers = [fault for fault in run.faults if fault.kind == "link lose answer"]
+    return {
+        "workers killed": len(kills),
+        "workers killed that held claims": sum(bool(held) for held in kills),
+        "claims held by killed workers": sum(map(len, kills)),
+        "zombies": sum(any(claim.how == "reclaimed" for claim in held) for held in frozen),
+        "Redis losses": sum(faults[kind] for kind in KINDS["Redis losses"]),
+        "PostgreSQL crashes": sum(faults[kind] for kind in KINDS["PostgreSQL crashes"]),
+        "ambiguous commits": sum(fault.statement in COMMITS and fault.rows > 0 for fault in lost_answers),
+    }
+
+
+def _noticed(run: Run) -> dict[str, int]:
+    """What the workers said of it."""
+    return {**run.log_lines, "stale proposals": sum(run.verdicts.get(verdict, 0) for verdict in STALE)}
 
 
 def show(result: Report, console: Console) -> None:
