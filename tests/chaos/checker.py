@@ -6,10 +6,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
-from tests.chaos.history import CLOCK_TOLERANCE_SECONDS, TERMINAL, Change, Claim, Run, Send
+from tests.chaos.history import CLOCK_TOLERANCE_SECONDS, TERMINAL, Change, Claim, Fault, Run, Send
 
 # What a statement reads of a moment ago: the same clock, another process.
 ORDER_TOLERANCE_SECONDS = 0.001
+# A claim can be on its way when the fault ends that breaks it.
+FAULT_MARGIN_SECONDS = 0.5
 
 
 def check(run: Run) -> dict[str, list[str]]:
@@ -74,12 +76,36 @@ def reclaimed_early(run: Run) -> Iterator[str]:
 
 
 def taken_from_the_living(run: Run) -> Iterator[str]:
-    """Where nothing was done to anybody, no claim is ever taken back."""
-    if not run.facts["steady"]:
-        return
-    for claim in run.claims:
-        if claim.how == "reclaimed":
+    """In a run whose machine is not overloaded: a claim is only taken back where something was done to its worker."""
+    if run.facts["steady"]:
+        for claim in without_cause(run):
             yield f"{claim.key} was taken back from process {claim.pid}, which was well"
+
+
+def without_cause(run: Run) -> list[Claim]:
+    """The reclaimed claims that nothing explains: no fault of the worker, of its way to PostgreSQL, of PostgreSQL."""
+    everywhere: list[Fault] = []
+    of: dict[str | int, list[Fault]] = defaultdict(list)
+    for fault in run.faults:
+        if fault.kind.startswith("PostgreSQL"):
+            everywhere.append(fault)
+        elif fault.link.endswith("PostgreSQL"):
+            of[fault.slot].append(fault)
+        else:
+            of[fault.pid].append(fault)
+    slots = {life.pid: life.slot for life in run.lives}
+    return [
+        claim
+        for claim in run.claims
+        if claim.how == "reclaimed"
+        and not any(_met(fault, claim) for fault in of[claim.pid])
+        and not any(_met(fault, claim) for fault in of[slots.get(claim.pid, "")])
+        and not any(_met(fault, claim) for fault in everywhere)
+    ]
+
+
+def _met(fault: Fault, claim: Claim) -> bool:
+    return fault.start <= claim.end and fault.end >= claim.start - FAULT_MARGIN_SECONDS
 
 
 def reordered(run: Run) -> Iterator[str]:
@@ -244,9 +270,7 @@ def ended_by_itself(run: Run) -> Iterator[str]:
 def _disturbed(run: Run, slot: str, claim: Claim) -> bool:
     """Whether something else than SIGTERM befell that worker or PostgreSQL while the claim stood."""
     return any(
-        fault.start <= claim.end
-        and fault.end >= claim.start - 0.5
-        and (fault.slot == slot or fault.pid == claim.pid or fault.kind.startswith("PostgreSQL"))
+        _met(fault, claim) and (fault.slot == slot or fault.pid == claim.pid or fault.kind.startswith("PostgreSQL"))
         for fault in run.faults
         if fault.kind != "SIGTERM"
     )

@@ -10,7 +10,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from tests.chaos.checker import check
+from tests.chaos.checker import check, without_cause
 from tests.chaos.history import Run
 from tests.chaos.plan import KINDS
 from tests.chaos.recovery import Felt, felt
@@ -76,6 +76,7 @@ def _claims(run: Run) -> dict[str, int]:
     return {
         "claims": len(run.claims),
         "claims reclaimed": hows["reclaimed"],
+        "claims reclaimed without a fault to explain it": len(without_cause(run)),
         "claims released": hows["released"],
         "failed attempts retried": hows["failed attempt"],
     }
