@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 
 import hypothesis
@@ -14,6 +14,8 @@ from sqlalchemy.engine import make_url
 
 from mqworker.devserver import DevServers
 from mqworker.migrate import upgrade
+from mqworker.patient_redis import PatientRedis
+from mqworker.runtime import redis_outage
 from mqworker.settings import Settings, load_settings
 
 TEMPLATE = "mqworker_template"
@@ -113,6 +115,21 @@ def own_settings(own_servers: DevServers) -> Settings:
     )
     upgrade(settings.database_url.get_secret_value())
     return settings
+
+
+@pytest.fixture
+async def new_client() -> AsyncIterator[Callable[[str], PatientRedis]]:
+    """Makes clients as arq gets them; they stop waiting when the test ends."""
+    clients: list[PatientRedis] = []
+
+    def make(url: str) -> PatientRedis:
+        clients.append(PatientRedis(url, redis_outage(), queue_name="mq:arq"))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.patience.stopping = True
+        await client.aclose(close_connection_pool=True)
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from sqlalchemy.engine import make_url
 from mqworker import MessageQueue, QueueStats, StorageUnavailable
 from mqworker.broker import Broker, BrokerUnavailable, Keys
 from mqworker.patient_redis import PatientRedis
-from mqworker.runtime import redis_outage
 from mqworker.settings import Settings, load_settings
 from mqworker.store import Store
 from mqworker.testing.waiting import eventually
@@ -145,20 +144,6 @@ async def new_broker() -> AsyncIterator[Callable[[str], Broker]]:
     yield make
     for broker in brokers:
         await broker.aclose()
-
-
-@pytest.fixture
-async def new_client() -> AsyncIterator[Callable[[str], PatientRedis]]:
-    clients: list[PatientRedis] = []
-
-    def make(url: str) -> PatientRedis:
-        clients.append(PatientRedis(url, redis_outage(), queue_name="mq:arq"))
-        return clients[-1]
-
-    yield make
-    for client in clients:
-        client.patience.stopping = True
-        await client.aclose(close_connection_pool=True)
 
 
 async def test_a_redis_that_proves_its_name_is_used(

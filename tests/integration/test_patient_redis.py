@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,7 @@ from redis.exceptions import ResponseError
 
 from mqworker.devserver import DevServers
 from mqworker.patient_redis import PAUSE_SECONDS, PatientRedis, from_json, to_json, will_pass
-from mqworker.runtime import redis_outage
 from mqworker.testing.waiting import eventually
-
-
-@pytest.fixture
-async def new_client() -> AsyncIterator[Callable[[str], PatientRedis]]:
-    clients: list[PatientRedis] = []
-
-    def make(url: str) -> PatientRedis:
-        clients.append(PatientRedis(url, redis_outage(), queue_name="mq:arq"))
-        return clients[-1]
-
-    yield make
-    for client in clients:
-        client.patience.stopping = True
-        await client.aclose(close_connection_pool=True)
 
 
 async def test_jobs_go_round_as_json(redis_url: str, new_client: Callable[[str], PatientRedis]) -> None:

@@ -67,20 +67,6 @@ async def test_a_worker_says_it_at_its_start(
         assert "fsync off" in caplog.text
 
 
-@pytest.fixture
-async def new_client() -> AsyncIterator[Callable[[str], PatientRedis]]:
-    clients: list[PatientRedis] = []
-
-    def make(url: str) -> PatientRedis:
-        clients.append(PatientRedis(url, redis_outage(), queue_name="mq:arq"))
-        return clients[-1]
-
-    yield make
-    for client in clients:
-        client.patience.stopping = True
-        await client.aclose(close_connection_pool=True)
-
-
 def evictions(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if "may evict keys" in record.getMessage()]
 
