@@ -6,14 +6,14 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from mqworker.broker import Broker, BrokerUnavailable, Finish, Lease, Leased, Wake
+from mqworker.broker import Broker, BrokerUnavailable, Entry, Finish, Lease, Leased, Wake
 from mqworker.errors import StatementFailed, StorageUnavailable
 from mqworker.flights import Flight, Flights
 from mqworker.lifecycle import Settlement
 from mqworker.outage import Outage
 from mqworker.processor import Processor
 from mqworker.settler import Settler
-from mqworker.store import Claim, Store
+from mqworker.store import Claim, Store, Waiting
 
 log = logging.getLogger(__name__)
 
@@ -128,14 +128,22 @@ class Dispatcher:
         claimed: list[Lease] = []
         empty: list[Lease] = []
         waiting: list[Finish] = []
+        scheduled: list[Entry] = []
         for lease, answer in zip(leases, answers, strict=True):
             if isinstance(answer, Claim):
                 claimed.append(lease)
                 self._start(Flight(answer, lease), late=late)
+            elif answer.scheduled is not None:
+                # Redis took it for due: its clock runs ahead, or it is stale. It is told again, and the chat forgotten,
+                # since a chat that waited for it would hold up what comes meanwhile.
+                scheduled.append(_entry(answer.scheduled))
+                empty.append(lease)
             elif answer.reason == "empty":
                 empty.append(lease)
             else:
                 waiting.append(Finish(lease.chat, lease.token, answer.wait_seconds))
+        if scheduled:
+            await self._broker.announce(scheduled, wake=False)
         # What was claimed is on its way already: a loss here costs the short first lock's time only.
         await self._broker.answer(claimed=claimed, empty=empty, waiting=waiting, lock_seconds=self._lock_seconds)
 
@@ -173,3 +181,7 @@ class Dispatcher:
             self._redis.over()
             self._on_return()
             return
+
+
+def _entry(message: Waiting) -> Entry:
+    return Entry(message.chat, message.seq, message.id, message.priority, message.due_seconds)

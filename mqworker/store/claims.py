@@ -29,6 +29,7 @@ from mqworker.lifecycle import Settlement
 from mqworker.message import ChatKey, Message
 from mqworker.store.arrays import plain_array, text_array
 from mqworker.store.database import CONTENTION, Database
+from mqworker.store.pages import Waiting
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -50,10 +51,14 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class NotNow:
-    """Why a chat gave no message, and for how long it is no use to ask again."""
+    """Why a chat gave no message, and for how long it is no use to ask again.
+
+    ``scheduled`` is set where all that waits is a message that is due within the minute: the first one.
+    """
 
     reason: Literal["empty", "in_flight", "waits", "executor", "contended"]
     wait_seconds: float
+    scheduled: Waiting | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +211,8 @@ def _ask_again_seconds(verdict: str, wait_seconds: float) -> float:
 
 def _answer(row: Row[Any]) -> Claim | NotNow:
     if row.claim_id is None:
-        return NotNow(row.verdict, _ask_again_seconds(row.verdict, float(row.wait_seconds or 0.0)))
+        wait_seconds = _ask_again_seconds(row.verdict, float(row.wait_seconds or 0.0))
+        return NotNow(row.verdict, wait_seconds, _scheduled(row, wait_seconds) if row.verdict == "waits" else None)
     payload, undecodable = _decode(row.payload)
     message = Message(
         id=row.id,
@@ -222,6 +228,12 @@ def _answer(row: Row[Any]) -> Claim | NotNow:
         created_at=row.created_at,
     )
     return Claim(row.claim_id, row.seq, message, undecodable)
+
+
+def _scheduled(row: Row[Any], due_seconds: float) -> Waiting | None:
+    if row.soon_id is None:
+        return None
+    return Waiting(row.soon_id, row.soon_seq, ChatKey(row.instance, row.chat_id), row.soon_priority, due_seconds)
 
 
 def _decode(stored: str) -> tuple[dict[str, Any], str | None]:
@@ -244,7 +256,7 @@ CLAIM = text(
                flight.id IS NOT NULL AS in_flight,
                CASE WHEN flight.id IS NOT NULL THEN flight.lease_expires_at
                     ELSE GREATEST(pace.next_at, account.next_at, head.available_at, soon.due_at) END AS until,
-               soon.due_at IS NOT NULL AS soon
+               soon.id AS soon_id, soon.seq AS soon_seq, soon.priority AS soon_priority
         FROM unnest(CAST(:instances AS text[]), CAST(:chat_ids AS text[]))
              WITH ORDINALITY AS asked(instance, chat_id, place)
         LEFT JOIN LATERAL (
@@ -285,7 +297,7 @@ CLAIM = text(
         -- Redis' clock or the producer's may run ahead: what is due in a moment is waited for. Told "empty", Redis
         -- would forget it just before its time.
         LEFT JOIN LATERAL (
-            SELECT i.scheduled_at AS due_at FROM message_queue_items i
+            SELECT i.id, i.seq, i.priority, i.scheduled_at AS due_at FROM message_queue_items i
             WHERE head.id IS NULL AND i.instance = asked.instance AND i.chat_id = asked.chat_id
               AND i.status COLLATE "C" = 'PENDING'
               AND COALESCE(i.scheduled_at, '-infinity'::timestamptz) > statement_timestamp()
@@ -341,16 +353,14 @@ CLAIM = text(
     )
     SELECT heads.instance, heads.chat_id,
            CASE WHEN heads.in_flight THEN 'in_flight'
-                WHEN heads.id IS NULL AND NOT heads.soon THEN 'empty'
+                WHEN heads.id IS NULL AND heads.soon_id IS NULL THEN 'empty'
                 WHEN heads.until > statement_timestamp() THEN 'waits'
                 WHEN NOT heads.executor = ANY(CAST(:executors AS text[])) THEN 'executor'
                 ELSE 'contended' END AS verdict,
-           -- Where only a schedule is waited for, a message that comes meanwhile must not wait for it as well: Redis
-           -- lets it go when the chat is asked for again.
            CASE WHEN heads.until > statement_timestamp()
-                THEN EXTRACT(EPOCH FROM LEAST(heads.until, statement_timestamp() + CASE WHEN heads.id IS NULL
-                                              THEN interval '5 seconds' ELSE interval '1 day' END)
+                THEN EXTRACT(EPOCH FROM LEAST(heads.until, statement_timestamp() + interval '1 day')
                                         - clock_timestamp()) END AS wait_seconds,
+           heads.soon_id, heads.soon_seq, heads.soon_priority,
            claimed.*
     FROM heads LEFT JOIN claimed ON claimed.id = heads.id
     ORDER BY heads.place

@@ -142,11 +142,13 @@ async def test_a_scheduled_message_stands_outside_until_it_is_due_then_enters_by
     assert order == [past, plain]
 
 
-async def test_a_message_that_is_due_in_a_moment_is_waited_for(store: Store) -> None:
-    await due_in(store, 30)
+async def test_a_message_that_is_due_in_a_moment_is_named(store: Store) -> None:
+    message_id = await due_in(store, 30)
     answer = await refused(store)
     assert answer.reason == "waits"
-    assert 0 < answer.wait_seconds <= 5, "a message that comes meanwhile must not wait for it"
+    assert answer.scheduled is not None
+    assert (answer.scheduled.id, answer.scheduled.chat) == (message_id, chat("a"))
+    assert 0 < answer.scheduled.due_seconds <= 30
 
 
 async def test_answers_stand_in_the_order_of_the_question(store: Store) -> None:

@@ -213,7 +213,10 @@ def _plain_one(answer: Any) -> Any:
     if isinstance(answer, Conflict):
         return str(answer)
     fields = {name: getattr(answer, name) for name in answer.__dataclass_fields__}
-    fields["wait_seconds"] = round(fields["wait_seconds"] / 3)
+    # The two are asked one after the other, and on a busy machine some seconds apart.
+    fields["wait_seconds"] = round(fields["wait_seconds"] / 100)
+    if fields.get("scheduled") is not None:
+        fields["scheduled"] = _waiting(fields["scheduled"])
     return sorted(fields.items(), key=str) if "reason" in fields else sorted(map(str, fields.items()))
 
 

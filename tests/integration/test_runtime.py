@@ -11,10 +11,12 @@ from uuid import UUID
 import pytest
 
 from mqworker import Message, MessageQueue, PermanentError, RetryAfter
+from mqworker.broker import Entry
+from mqworker.message import ChatKey
 from mqworker.settings import Settings
 from mqworker.store import Store
 from mqworker.testing.waiting import eventually
-from tests.integration.rows import change
+from tests.integration.rows import INSTANCE, change
 from tests.integration.working import Gateway, enqueue, finished, working
 
 # outcomes
@@ -242,3 +244,25 @@ async def test_a_scheduled_message_is_sent_when_it_is_due_and_not_before(
         await finished(queue, completed=1)
     assert times[0] >= due
     assert (await queue.get(message_id)).status == "COMPLETED"
+
+
+async def test_a_message_that_redis_takes_for_due_too_early_holds_up_nobody(
+    settings: Settings, queue: MessageQueue
+) -> None:
+    """Its clock runs ahead: the chat must not wait for the schedule, and the schedule must not be forgotten."""
+    later = await enqueue(queue, scheduled_at=datetime.now(UTC) + timedelta(seconds=40))
+    seq = (await queue.get(later)).seq
+    await queue._broker.announce([Entry(ChatKey(INSTANCE, "a"), seq, later, 0)])
+    keys, redis = queue._broker.keys.of(INSTANCE), queue._broker.redis
+    gateway = Gateway()
+    async with working(settings, gateway):
+
+        async def is_put_back() -> bool:
+            return [await redis.zcard(key) for key in (keys.scheduled, keys.ready)] == [1, 0]
+
+        await eventually(is_put_back, "Redis knows when it is due, and the chat waits for nothing")
+        enqueued_at = monotonic()
+        first = await enqueue(queue)
+        await finished(queue, pending=1, completed=1)
+    assert gateway.attempts == [(first, 1)]
+    assert gateway.times[0] - enqueued_at < 3, "it did not wait for the schedule"

@@ -20,7 +20,6 @@ from tests.simulation.memory_tables import (
     values_of,
 )
 
-ASK_AGAIN_SECONDS = 5.0
 """What is told at most where a chat waits for a schedule alone."""
 
 
@@ -38,20 +37,21 @@ def _claim_one(
 ) -> SimpleNamespace:
     flight = tables.flight_of(chat)
     if flight is not None:
-        return _not_now("in_flight", flight.lease_expires_at, now)
+        return _not_now("in_flight", chat, flight.lease_expires_at, now)
     head = tables.head_of(chat, now)
     soon = None if head else _soon_due(tables, chat, now)
-    times = (tables.chats.get(chat), tables.accounts.get(chat.instance), head.available_at if head else None, soon)
+    account, backoff = tables.accounts.get(chat.instance), head.available_at if head else None
+    times = (tables.chats.get(chat), account, backoff, soon.scheduled_at if soon else None)
     until = max((time for time in times if time is not None), default=now)
     if head is None and soon is None:
-        return _not_now("empty", until, now, ASK_AGAIN_SECONDS)
+        return _not_now("empty", chat, until, now)
     if until > now:
-        return _not_now("waits", until, now, DAY_SECONDS if head else ASK_AGAIN_SECONDS)
+        return _not_now("waits", chat, until, now, soon)
     assert head is not None, "what is due soon lies in the future"
     if head.executor not in executors:
-        return _not_now("executor", None, now)
+        return _not_now("executor", chat, None, now)
     if tables.contention and tables.rng.random() < tables.contention:
-        return _not_now("contended", None, now)
+        return _not_now("contended", chat, None, now)
     tables.chats.setdefault(chat, 0.0)
     head.status, head.claim_id, head.worker = "PROCESSING", _new_id(tables), given["worker"]
     head.lease_expires_at = now + given["lease_seconds"]
@@ -60,18 +60,28 @@ def _claim_one(
     return _claimed(head)
 
 
-def _soon_due(tables: Tables, chat: ChatKey, now: float) -> float | None:
-    due = [row.scheduled_at for row in tables.by_chat.get(chat, ()) if row.status == "PENDING" and row.scheduled_at]
-    return min((time for time in due if now < time <= now + 60), default=None)
+def _soon_due(tables: Tables, chat: ChatKey, now: float) -> Row | None:
+    waiting = [row for row in tables.by_chat.get(chat, ()) if row.status == "PENDING" and row.scheduled_at]
+    due = [row for row in waiting if now < (row.scheduled_at or 0.0) <= now + 60]
+    return min(due, key=lambda row: row.scheduled_at or 0.0, default=None)
 
 
 def _new_id(tables: Tables) -> UUID:
     return UUID(int=tables.rng.getrandbits(128), version=4)
 
 
-def _not_now(verdict: str, until: float | None, now: float, at_most_seconds: float = DAY_SECONDS) -> SimpleNamespace:
-    wait = None if until is None or until <= now else min(until - now, at_most_seconds)
-    return SimpleNamespace(claim_id=None, verdict=verdict, wait_seconds=wait)
+def _not_now(verdict: str, chat: ChatKey, until: float | None, now: float, soon: Row | None = None) -> SimpleNamespace:
+    wait = None if until is None or until <= now else min(until - now, DAY_SECONDS)
+    return SimpleNamespace(
+        claim_id=None,
+        verdict=verdict,
+        wait_seconds=wait,
+        instance=chat.instance,
+        chat_id=chat.chat_id,
+        soon_id=soon.id if soon else None,
+        soon_seq=soon.seq if soon else None,
+        soon_priority=soon.priority if soon else None,
+    )
 
 
 def _claimed(row: Row) -> SimpleNamespace:
