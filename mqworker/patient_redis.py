@@ -67,8 +67,19 @@ class Patience:
                 self._outage.over()
                 return answer
             if self.stopping:
+                _pass_on_cancellation()
                 return when_stopping
             await asyncio.sleep(PAUSE_SECONDS)
+
+
+def _pass_on_cancellation() -> None:
+    """Before Python 3.12 asyncio.wait_for, which redis-py sends with, can turn a cancellation into a timeout.
+
+    arq's loop must end by it all the same: it would fail over an answer that is None.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def will_pass(error: Exception) -> bool:

@@ -18,7 +18,7 @@ PROFILE: dict[str, float] = {
     "reclaim_every_seconds": 0.5,
     "reconcile_every_seconds": 1.0,
     "drain_seconds": 10.0,
-    "max_chats": 200,
+    "max_chats": 40,
 }
 
 Weights = Mapping[str, float]

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from arq.jobs import DeserializationError, deserialize_job, serialize_job
 from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from mqworker.devserver import DevServers
-from mqworker.patient_redis import PAUSE_SECONDS, PatientRedis, from_json, to_json, will_pass
+from mqworker.patient_redis import PAUSE_SECONDS, Patience, PatientRedis, from_json, to_json, will_pass
+from mqworker.runtime import redis_outage
 from mqworker.testing.waiting import eventually
 
 
@@ -104,3 +106,23 @@ async def test_a_full_redis_is_waited_out(redis_url: str, new_client: Callable[[
 )
 def test_what_passes_is_told_from_what_does_not(text: str, passes: bool) -> None:
     assert will_pass(ResponseError(text)) is passes
+
+
+async def test_a_cancellation_that_became_a_timeout_is_passed_on() -> None:
+    patience = Patience(redis_outage())
+    begun = asyncio.Event()
+
+    async def command() -> bytes | None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise RedisTimeoutError from None
+        return b""
+
+    waiting = asyncio.create_task(patience.until_answered(command, when_stopping=None))
+    await begun.wait()
+    patience.stopping = True
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
