@@ -62,7 +62,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=2.0, help="how long faults are made (default: 2)")
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3)), help="which faults (default: any)")
     parser.add_argument("--workers", type=int, default=5, help="worker processes (default: 5)")
-    parser.add_argument("--rate", type=float, default=88.0, help="messages a second (default: 88)")
+    parser.add_argument("--rate", type=float, default=60.0, help="messages a second (default: 60)")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where the history stays, also of a clean run")
     parser.add_argument("--check", type=Path, metavar="FOLDER", help="only read the history of an earlier run")
     parser.add_argument("--mutants", nargs="*", metavar="NAME", help="prove the checker with all mutants, or these")

@@ -81,7 +81,7 @@ class Plan:
     minutes: float
     workers: int = 5
     producers: int = 2
-    rate: float = 88.0
+    rate: float = 60.0
     instances: int = 4
     chats: int = 240
     rude_share: float = 0.004
@@ -97,7 +97,7 @@ class Plan:
     drop_index: bool = False
     wake_seconds: float = float("inf")
     """A message of a free chat that waits longer than this was forgotten; only where no fault explains it."""
-    quiet_seconds: float = 90.0
+    quiet_seconds: float = 180.0
     """How long the queue may take to empty after the last fault."""
 
 
@@ -111,7 +111,7 @@ KINDS = {
 
 # A run with less than this a minute would have shown little.
 LEAST_A_MINUTE = {
-    "messages": 2500,
+    "messages": 1500,
     "workers killed": 10,
     "workers killed that held claims": 6,
     "claims reclaimed": 10,
