@@ -23,10 +23,9 @@ from mqworker.flights import LeaseKeeper
 from mqworker.lifecycle import Sent, Settlement, settle
 from mqworker.message import Enqueued, NewMessage
 from mqworker.processor import Processor
-from mqworker.store import Claim, Page, admin, claims
+from mqworker.store import Claim, admin, claims
 from mqworker.store.enqueues import Enqueues
 from mqworker.store.enqueues import _insert as insert_batch
-from mqworker.sweeps import Sweeps
 from tests.chaos.plan import PROFILE, Lane, Plan
 
 HEAD_ORDER = "ORDER BY i.priority DESC, i.seq"
@@ -155,21 +154,6 @@ def cancels_only_what_waits() -> None:
     )
 
 
-def deletes_and_refills() -> None:
-    async def fill(self: Sweeps) -> int | None:
-        await self._broker.begin_rebuild(hold_seconds=5)
-        pages: list[Page] = [page async for page in self._walk(None)]
-        await asyncio.sleep(1.5)
-        await self._broker.redis.flushall()
-        await self._broker.begin_rebuild(hold_seconds=5)
-        entries = [Entry(m.chat, m.seq, m.id, m.priority, m.due_seconds) for page in pages for m in page.messages]
-        await self._broker.announce(entries)
-        await self._broker.end_rebuild({entry.chat.instance for entry in entries})
-        return len(entries)
-
-    Sweeps._fill = fill  # type: ignore[method-assign]
-
-
 def announces_before_the_commit() -> None:
     queues: list[MessageQueue] = []
     enter = MessageQueue.__aenter__
@@ -275,7 +259,7 @@ MUTANTS: dict[str, Mutant] = {
     "control: racy": Mutant(racy, RACY(), excused=_found_as("left behind")),
     "control: racy, failing": Mutant(racy, RACY(script="failing"), excused=_found_as("left behind")),
     "control: no reconcile": Mutant(nothing, UNMENDED()),
-    "control: no reconcile, Redis lost": Mutant(nothing, UNMENDED(LOSSES, script="failing")),
+    "control: no reconcile, Redis lost": Mutant(nothing, UNMENDED(LOSSES, script="failing", chats=400)),
     "control: long sends": Mutant(nothing, STEADY()),
     "settle without its claim": Mutant(
         settles_without_its_claim, SLOW(FREEZES), _found_as("overlapping", "unexplained sends")
@@ -293,7 +277,6 @@ MUTANTS: dict[str, Mutant] = {
     "settled before sent": Mutant(settles_before_it_sends, small(), _found_as("unexplained sends", "overlapping")),
     "no renewals": Mutant(renews_nothing, STEADY(), _found_as("taken from the living")),
     "cancel forgets what flies": Mutant(cancels_only_what_waits, SLOW(), _found_as("claimed after cancel")),
-    "delete and refill": Mutant(deletes_and_refills, UNMENDED(LOSSES, script="failing"), _found_as("woken late")),
     "announce before commit": Mutant(announces_before_the_commit, UNMENDED(), _found_as("woken late")),
     "answer before commit": Mutant(answers_before_the_commit, small(DEAD_PRODUCERS), _found_as("lost")),
 }
