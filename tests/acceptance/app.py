@@ -17,7 +17,7 @@ registry.register("default", ready_made("webhook", load_settings()))
 async def block(_: Message) -> None:
     """Never gives the event loop back."""
     while True:
-        time.sleep(1)
+        time.sleep(1)  # on purpose: the watchdog must replace the process
 
 
 @registry.executor("stubborn")

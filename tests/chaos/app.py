@@ -84,7 +84,7 @@ async def _block() -> None:
 
 async def _block_for_ever() -> None:
     while True:
-        time.sleep(1)
+        time.sleep(1)  # only the watchdog's thread can end this
 
 
 async def _garbage() -> object:
