@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 
@@ -39,6 +40,12 @@ SHORT = {
 }
 
 _names = count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_can_be_sent() -> None:
+    """A shell starts background jobs with SIGINT ignored, and the commands that tests start would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
