@@ -23,7 +23,7 @@ from mqworker.flights import LeaseKeeper
 from mqworker.lifecycle import Sent, Settlement, settle
 from mqworker.message import Enqueued, NewMessage
 from mqworker.processor import Processor
-from mqworker.store import Claim, admin, claims
+from mqworker.store import Claim, admin, statements
 from mqworker.store.enqueues import Enqueues
 from mqworker.store.enqueues import _insert as insert_batch
 from tests.chaos.plan import PROFILE, Lane, Plan
@@ -60,7 +60,7 @@ def proposes_everything() -> None:
 def pauses_after_snapshot() -> None:
     """A claim stands still for 120 ms between its snapshot and its writes."""
     pause = "pause AS MATERIALIZED (SELECT pg_sleep(0.12) FROM (SELECT count(*) FROM heads) AS taken),\n    "
-    sql(claims, "CLAIM", SNAPSHOT_TAKEN, pause + SNAPSHOT_TAKEN + " (SELECT count(*) FROM pause) = 1 AND")
+    sql(statements, "CLAIM", SNAPSHOT_TAKEN, pause + SNAPSHOT_TAKEN + " (SELECT count(*) FROM pause) = 1 AND")
 
 
 def racy() -> None:
@@ -72,24 +72,27 @@ def racy() -> None:
 
 
 def settles_without_its_claim() -> None:
-    sql(claims, "SETTLE", "WHERE i.id = told.id AND i.claim_id = told.claim_id", "WHERE i.id = told.id")
+    sql(statements, "SETTLE", "WHERE i.id = told.id AND i.claim_id = told.claim_id", "WHERE i.id = told.id")
 
 
 def claims_any_message() -> None:
-    sql(claims, "CLAIM", HEAD_ORDER, "ORDER BY random()")
+    sql(statements, "CLAIM", HEAD_ORDER, "ORDER BY random()")
 
 
 def claims_beside_the_flight() -> None:
     racy()
-    sql(claims, "CLAIM", "NOT in_flight AND", "")
+    sql(statements, "CLAIM", "NOT in_flight AND", "")
     sql(
-        claims, "CLAIM", "CASE WHEN flight.id IS NOT NULL THEN flight.lease_expires_at\n", "CASE WHEN false THEN NULL\n"
+        statements,
+        "CLAIM",
+        "CASE WHEN flight.id IS NOT NULL THEN flight.lease_expires_at\n",
+        "CASE WHEN false THEN NULL\n",
     )
 
 
 def passes_what_backs_off() -> None:
     ready = "AND COALESCE(i.available_at, '-infinity') <= statement_timestamp() "
-    sql(claims, "CLAIM", HEAD_ORDER, ready + HEAD_ORDER)
+    sql(statements, "CLAIM", HEAD_ORDER, ready + HEAD_ORDER)
 
 
 def remembers_a_watermark() -> None:
@@ -97,26 +100,28 @@ def remembers_a_watermark() -> None:
         "AND i.seq > COALESCE((SELECT max(d.seq) FROM message_queue_items d WHERE d.instance = asked.instance "
         "AND d.chat_id = asked.chat_id AND d.status = 'COMPLETED'), 0) "
     )
-    sql(claims, "CLAIM", HEAD_ORDER, done + HEAD_ORDER)
+    sql(statements, "CLAIM", HEAD_ORDER, done + HEAD_ORDER)
 
 
 def paces_by_redis_alone() -> None:
-    sql(claims, "CLAIM", "GREATEST(pace.next_at, ", "GREATEST(")
-    sql(claims, "CLAIM", "AND c.next_at <= statement_timestamp()", "")
+    sql(statements, "CLAIM", "GREATEST(pace.next_at, ", "GREATEST(")
+    sql(statements, "CLAIM", "AND c.next_at <= statement_timestamp()", "")
 
 
 def trusts_its_snapshot() -> None:
     racy()
-    sql(claims, "CLAIM", "AND c.next_at <= statement_timestamp()", "")
+    sql(statements, "CLAIM", "AND c.next_at <= statement_timestamp()", "")
 
 
 def reclaims_by_age() -> None:
-    sql(claims, "RECLAIM", "COALESCE(i.lease_expires_at,", "COALESCE(i.processing_started_at + interval '1 second',")
+    sql(
+        statements, "RECLAIM", "COALESCE(i.lease_expires_at,", "COALESCE(i.processing_started_at + interval '1 second',"
+    )
 
 
 def reclaims_by_a_fast_clock() -> None:
     sql(
-        claims,
+        statements,
         "RECLAIM",
         "< statement_timestamp()\n          --",
         "< statement_timestamp() + interval '1.8 s'\n          --",
@@ -124,7 +129,7 @@ def reclaims_by_a_fast_clock() -> None:
 
 
 def forgets_the_dead_attempt() -> None:
-    sql(claims, "RECLAIM", "retry_count = LEAST(i.retry_count, 2147483646) + 1,", "retry_count = i.retry_count,")
+    sql(statements, "RECLAIM", "retry_count = LEAST(i.retry_count, 2147483646) + 1,", "retry_count = i.retry_count,")
 
 
 def settles_before_it_sends() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import text
 
 from mqworker.store import Claim, Store
-from mqworker.store.claims import CLAIM
+from mqworker.store.statements import CLAIM
 from tests.integration.rows import DEFAULT, INSTANCE, chat, claim, put, settle, sql
 
 BY_ID = "message_queue_items_pkey"

@@ -46,10 +46,10 @@ def test_random_histories_agree_with_the_model(world: World) -> None:
 @pytest.mark.parametrize(
     ("statement", "sound", "broken"),
     [
-        ("claims.SETTLE", "i.id = told.id AND i.claim_id = told.claim_id", "i.id = told.id"),
-        ("claims.SETTLE", "WHERE gap IS NOT NULL", "WHERE false"),
-        ("claims.CLAIM", "ORDER BY i.priority DESC, i.seq", "ORDER BY i.seq"),
-        ("claims.RECLAIM", "2147483646) + 1", "2147483646)"),
+        ("statements.SETTLE", "i.id = told.id AND i.claim_id = told.claim_id", "i.id = told.id"),
+        ("statements.SETTLE", "WHERE gap IS NOT NULL", "WHERE false"),
+        ("statements.CLAIM", "ORDER BY i.priority DESC, i.seq", "ORDER BY i.seq"),
+        ("statements.RECLAIM", "2147483646) + 1", "2147483646)"),
         ("admin.CANCEL", "locked.was IN ('PENDING', 'PROCESSING')", "locked.was = 'PENDING'"),
         ("pages.FIRST_PAGE", "WHERE status = 'PENDING'", "WHERE status = 'PENDING' AND priority <= 0"),
     ],

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import TextClause
 
 from mqworker.message import ChatKey
-from mqworker.store import admin, claims, duties, enqueues, pages, stats
+from mqworker.store import admin, duties, enqueues, pages, statements, stats
 from tests.simulation import memory_claims
 from tests.simulation.memory_tables import (
     DAY_SECONDS,
@@ -247,11 +247,11 @@ def _get(tables: Tables, given: Parameters, began: float) -> Answers:
 
 
 STATEMENTS: dict[TextClause, Statement] = {
-    claims.CLAIM: memory_claims.claim,
-    claims.SETTLE: memory_claims.settle,
-    claims.RENEW: memory_claims.renew,
-    claims.RELEASE_STRAYS: memory_claims.release_strays,
-    claims.RECLAIM: memory_claims.reclaim,
+    statements.CLAIM: memory_claims.claim,
+    statements.SETTLE: memory_claims.settle,
+    statements.RENEW: memory_claims.renew,
+    statements.RELEASE_STRAYS: memory_claims.release_strays,
+    statements.RECLAIM: memory_claims.reclaim,
     enqueues.INSERT: _insert,
     enqueues.COMPARE: _compare,
     duties.TAKE: _take,

@@ -15,7 +15,7 @@ from mqworker.message import ChatKey
 from mqworker.processor import Processor
 from mqworker.settler import Settler
 from mqworker.store import Claim
-from mqworker.store.claims import RECLAIM
+from mqworker.store.statements import RECLAIM
 from mqworker.sweeps import Sweeps
 from tests.simulation import memory_redis
 from tests.simulation.batch import play
