@@ -42,9 +42,15 @@ def _one(seed: int, *, trace: bool) -> int:
 
 def _many(seeds: range, processes: int) -> int:
     began = told = monotonic()
+    shown = 0
 
     def progress(batch: Batch) -> None:
-        nonlocal told
+        nonlocal told, shown
+        for seed, violations in batch.broken[shown:]:
+            print(
+                f"BROKEN seed {seed}: {violations[0]}\n  python -m tests.simulation --seed {seed} --trace", flush=True
+            )
+        shown = len(batch.broken)
         if monotonic() - told > PROGRESS_SECONDS:
             told = monotonic()
             print(f"{batch.seeds}/{len(seeds)} seeds, {len(batch.broken)} broken", flush=True)
@@ -53,8 +59,6 @@ def _many(seeds: range, processes: int) -> int:
     seconds = monotonic() - began
     for event, number in sorted(batch.counts.items()):
         print(f"{number:10} {event}")
-    for seed, violations in sorted(batch.broken):
-        print(f"BROKEN seed {seed}: {violations[0]}\n  python -m tests.simulation --seed {seed} --trace")
     for event in batch.missing:
         print(f"VACUOUS it never happened: {event}")
     print(
