@@ -50,6 +50,19 @@ def invented(run: Run) -> Iterator[str]:
             yield f"{key} has a row, and its producer was told that nothing was stored"
 
 
+def mixed_up(run: Run) -> Iterator[str]:
+    """The gateway gets what was enqueued, for the chat that it was enqueued for."""
+    told_of = {row.id: run.told.get(row.key) for row in run.rows.values()}
+    for row in run.rows.values():
+        told = told_of[row.id]
+        if told and told.chat != row.chat:
+            yield f"{row.key} stands in {row.chat} and was enqueued for {told.chat}"
+    for send in run.sends:
+        told = told_of.get(send.message_id)
+        if told and (send.chat, send.digest) != (told.chat, told.digest):
+            yield f"{told.key} for {told.chat} was sent to {send.chat}, payload {send.digest} instead of {told.digest}"
+
+
 def overlapping(run: Run) -> Iterator[str]:
     """P4: one claim of a chat at a time; a send lies within its claim unless that was lost."""
     for claims in run.of_chats().values():
@@ -313,6 +326,7 @@ def _sends_by_chat(run: Run) -> dict[str, list[Send]]:
 PREDICATES: dict[str, Callable[[Run], Iterator[str]]] = {
     "lost": lost,
     "invented": invented,
+    "mixed up": mixed_up,
     "reordered": reordered,
     "overlapping": overlapping,
     "reclaimed early": reclaimed_early,

@@ -29,6 +29,7 @@ class Told:
     known_at: float | None = None
     answers: int = 0
     refusals: int = 0
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ class Send:
     end: float | None = None
     status: int | None = None
     claim: Claim | None = None
+    digest: str = ""
 
     @property
     def accepted(self) -> bool:
@@ -224,8 +226,8 @@ def _told(folder: Path) -> tuple[dict[str, Told], list[Cancel]]:
     return told, cancels
 
 
-def _called(told: dict[str, Told], key: str, chat: str, priority: int) -> Told:
-    message = told.setdefault(key, Told(key, chat, priority))
+def _called(told: dict[str, Told], key: str, chat: str, priority: int, digest: str) -> Told:
+    message = told.setdefault(key, Told(key, chat, priority, digest=digest))
     message.answers += 1
     return message
 
@@ -292,7 +294,8 @@ def _sends(folder: Path, offset: float) -> list[Send]:
         if line["event"] == "start":
             chat = f"{line['instance']}/{line['chat_id']}"
             pid = int(line["query"].removeprefix("worker=") or 0)
-            sends[line["request"]] = Send(line["id"], chat, pid, line["attempt"], line["at"] + offset)
+            send = Send(line["id"], chat, pid, line["attempt"], line["at"] + offset, digest=line["digest"])
+            sends[line["request"]] = send
         elif line["event"] == "end":
             send = sends[line["request"]]
             send.end, send.status = line["at"] + offset, line["status"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from mqworker import MessageQueue
 from mqworker.broker import Entry, scripts
 from mqworker.flights import LeaseKeeper
 from mqworker.lifecycle import Sent, Settlement, settle
-from mqworker.message import Enqueued, NewMessage
+from mqworker.message import Enqueued, Message, NewMessage
 from mqworker.processor import Processor
 from mqworker.store import Claim, admin, statements
 from mqworker.store.enqueues import Enqueues
@@ -141,6 +141,18 @@ def settles_before_it_sends() -> None:
         return settle(Sent(None), claim.message, self._policy, gap_draw=0.5, backoff_draw=0.5)
 
     Processor.attempt = attempt  # type: ignore[method-assign]
+
+
+def sends_another_s_payload() -> None:
+    execute = Processor._execute
+    last: dict[str, Any] = {}
+
+    async def execute_with_last(self: Processor, message: Message) -> Any:
+        nonlocal last
+        last, payload = message.payload, last or message.payload
+        return await execute(self, replace(message, payload=payload))
+
+    Processor._execute = execute_with_last  # type: ignore[method-assign]
 
 
 def renews_nothing() -> None:
@@ -280,6 +292,7 @@ MUTANTS: dict[str, Mutant] = {
     "lease on a fast clock": Mutant(reclaims_by_a_fast_clock, SLOW(), _found_as("reclaimed early")),
     "dead attempt not counted": Mutant(forgets_the_dead_attempt, SLOW(KILLS), _found_as("wrongly counted")),
     "settled before sent": Mutant(settles_before_it_sends, small(), _found_as("unexplained sends", "overlapping")),
+    "payloads mixed up": Mutant(sends_another_s_payload, small(), _found_as("mixed up")),
     "no renewals": Mutant(renews_nothing, STEADY(), _found_as("taken from the living")),
     "cancel forgets what flies": Mutant(cancels_only_what_waits, SLOW(), _found_as("claimed after cancel")),
     "announce before commit": Mutant(announces_before_the_commit, UNMENDED(), _found_as("woken late")),

@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from mqworker import EnqueueUncertain, MessageQueue, StorageUnavailable
 from mqworker.settings import load_settings
 from mqworker.store.database import create_engine
+from mqworker.testing.gateway import digest
 from tests.chaos.mutants import mutate
 
 CANARY = "CANARYtheTextOfAMessage"
@@ -131,7 +132,10 @@ class Producer:
     async def _call(self, kind: str, messages: list[dict[str, Any]], work: Awaitable[list[UUID]]) -> str:
         """Log a call and its answer: ok, no (definitely not stored) or unknown."""
         call = next(self._numbers)
-        told = [(m["payload"]["key"], f"{m['instance']}/{m['chat_id']}", m.get("priority", 0)) for m in messages]
+        told = [
+            (m["payload"]["key"], f"{m['instance']}/{m['chat_id']}", m.get("priority", 0), digest(m["payload"]))
+            for m in messages
+        ]
         self._write(event="call", call=f"{self._name}:{call}", kind=kind, at=time.time(), messages=told)
         try:
             ids = await work

@@ -97,6 +97,18 @@ def send_a_stranger(run: Run) -> None:
     run.sends.append(Send("id-9", CHAT, 1, 1, 20.0, 20.1, 201))
 
 
+def send_another_s_payload(run: Run) -> None:
+    run.sends[1].digest = "another"
+
+
+def send_to_another_chat(run: Run) -> None:
+    run.sends[1].chat = "account/another"
+
+
+def store_it_in_another_chat(run: Run) -> None:
+    run.rows["2"] = Row("id-2", "2", "account/another", "COMPLETED", 0, 3, None)
+
+
 def send_twice_in_one_claim(run: Run) -> None:
     again = Send("id-1", CHAT, 1, 1, 10.21, 10.22, 201, run.claims[0])
     run.claims[0].sends.append(again)
@@ -210,6 +222,9 @@ FORGED: list[tuple[Callable[[Run], None], str]] = [
     (give_up_early, "lost"),
     (store_what_was_refused, "invented"),
     (send_a_stranger, "invented"),
+    (send_another_s_payload, "mixed up"),
+    (send_to_another_chat, "mixed up"),
+    (store_it_in_another_chat, "mixed up"),
     (send_twice_in_one_claim, "unexplained sends"),
     (send_again_after_success, "unexplained sends"),
     (settle_before_the_answer, "overlapping"),
