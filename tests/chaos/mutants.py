@@ -26,6 +26,7 @@ from mqworker.processor import Processor
 from mqworker.store import Claim, admin, statements
 from mqworker.store.enqueues import Enqueues
 from mqworker.store.enqueues import _insert as insert_batch
+from mqworker.sweeps import Sweeps
 from tests.chaos.plan import PROFILE, Lane, Plan
 
 HEAD_ORDER = "ORDER BY i.priority DESC, i.seq"
@@ -171,6 +172,25 @@ def cancels_only_what_waits() -> None:
     )
 
 
+def deletes_and_refills() -> None:
+    async def fill(self: Sweeps) -> int | None:
+        redis, accounts = self._broker.redis, [f"account-{number}" for number in range(SMALL.instances)]
+        await self._broker.begin_rebuild(hold_seconds=5)
+        # Or each account would be filled once more, by itself.
+        await self._broker.mark_known(accounts)
+        pages = [page async for page in self._walk(None)]
+        await asyncio.sleep(0.8)
+        old = [key async for key in redis.scan_iter("mq:{*") if not key.endswith(":epoch")]
+        if old:
+            await redis.delete(*old)
+        entries = [Entry(m.chat, m.seq, m.id, m.priority, m.due_seconds) for page in pages for m in page.messages]
+        await self._broker.announce(entries)
+        await self._broker.end_rebuild(accounts)
+        return len(entries)
+
+    Sweeps._fill = fill  # type: ignore[method-assign]
+
+
 def announces_before_the_commit() -> None:
     queues: list[MessageQueue] = []
     enter = MessageQueue.__aenter__
@@ -295,6 +315,9 @@ MUTANTS: dict[str, Mutant] = {
     "payloads mixed up": Mutant(sends_another_s_payload, small(), _found_as("mixed up")),
     "no renewals": Mutant(renews_nothing, STEADY(), _found_as("taken from the living")),
     "cancel forgets what flies": Mutant(cancels_only_what_waits, SLOW(), _found_as("claimed after cancel")),
+    "delete and refill": Mutant(
+        deletes_and_refills, UNMENDED(LOSSES, script="failing", chats=400), _found_as("woken late")
+    ),
     "announce before commit": Mutant(announces_before_the_commit, UNMENDED(), _found_as("woken late")),
     "answer before commit": Mutant(answers_before_the_commit, small(DEAD_PRODUCERS), _found_as("lost")),
 }
