@@ -85,6 +85,8 @@ class Dispatcher:
         """One round; return for how many seconds nothing is due (0: look again at once)."""
         if self._may_have_strays:
             await self._release_strays()
+        # Redis may have failed the settler alone: its chats would stay locked until their leases end.
+        await self._settler.pay_owed()
         taken = await self._broker.take()
         if not taken.remembers:
             self._on_memory_lost()

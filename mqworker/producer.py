@@ -17,6 +17,7 @@ from mqworker.broker import Broker, BrokerUnavailable, Entry
 from mqworker.errors import Conflict
 from mqworker.message import Enqueued, NewMessage
 from mqworker.store.enqueues import Answer, Enqueues
+from mqworker.tasks import end_tasks
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class Announcer:
         self._waiting: list[Entry] = []
         self._told: asyncio.Future[None] | None = None
         self._flush: asyncio.Task[None] | None = None
+        self._trial: asyncio.Task[None] | None = None
         self._owed: deque[Entry] = deque(maxlen=OWED)
         self._away_until = 0.0
         self._away = False
@@ -115,7 +117,7 @@ class Announcer:
             try:
                 await self._broker.announce(entries)
                 _say("queued", entries)
-                await self._tell_owed()
+                await self._pay_owed()
             except BrokerUnavailable as error:
                 self._owed.extend(entries)
                 self._open_breaker(str(error))
@@ -123,23 +125,33 @@ class Announcer:
                 if told is not None and not told.done():
                     told.set_result(None)
 
-    async def _tell_owed(self) -> None:
-        if self._away:
-            log.info("Redis is back", extra={"announces_kept": len(self._owed)})
-            self._away = False
+    async def _pay_owed(self) -> None:
+        kept = len(self._owed)
         while self._owed:
             entries = [self._owed.popleft() for _ in range(min(len(self._owed), INSERT_BATCH))]
             try:
                 await self._broker.announce(entries)
-            except BrokerUnavailable:
+            except BaseException:
                 self._owed.extendleft(reversed(entries))
                 raise
+        if self._away:
+            log.info("Redis is back", extra={"announces_kept": kept})
+            self._away, self._away_until = False, 0.0
 
     def _open_breaker(self, reason: str) -> None:
         self._away_until = _now() + BREAKER_SECONDS
         if not self._away:
             log.warning("Redis is away: messages are stored and go out when it returns", extra={"reason": reason})
-        self._away = True
+            self._away = True
+            self._trial = asyncio.create_task(self._try_again(), name="announce what is owed")
+
+    async def _try_again(self) -> None:
+        """Pay what is owed once Redis answers: it must not wait for the next message to be enqueued."""
+        while self._away:
+            await asyncio.sleep(BREAKER_SECONDS)
+            with contextlib.suppress(BrokerUnavailable):
+                await self._broker.ping()
+                await self._pay_owed()
 
     async def drop(self, entries: Sequence[Entry]) -> None:
         """Tell Redis that these wait no more; what it does not hear, the claim rights."""
@@ -167,11 +179,16 @@ class Announcer:
         task.add_done_callback(self._background.discard)
 
     async def aclose(self) -> None:
-        """Wait for what is under way; nothing is announced afterwards."""
+        """Wait for what is under way, and try once to pay what is owed; nothing is announced afterwards."""
         self._closed = True
         tasks = [task for task in (self._flush, *self._background) if task is not None]
         if tasks:
             await asyncio.wait(tasks)
+        if self._trial is not None:
+            await end_tasks([self._trial])
+        with contextlib.suppress(BrokerUnavailable, TimeoutError):
+            async with asyncio.timeout(ANNOUNCE_WAIT_SECONDS):
+                await self._pay_owed()
 
 
 def _now() -> float:

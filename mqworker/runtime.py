@@ -6,8 +6,8 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Self
 from uuid import uuid4
 
 from mqworker.broker import Broker, Keys, Wake
@@ -26,6 +26,7 @@ from mqworker.settings import CANCEL_GRACE_SECONDS, Settings, open_links
 from mqworker.settler import Settler
 from mqworker.store import Store, translated_errors
 from mqworker.sweeps import Sweeps
+from mqworker.tasks import end_tasks
 
 log = logging.getLogger(__name__)
 
@@ -181,18 +182,6 @@ class Runtime:
     def _stuck(self) -> list[Flight]:
         limit = self.settings.executor_timeout_seconds + CANCEL_GRACE_SECONDS
         return self.keeper.stuck(longer_than_seconds=limit)
-
-
-async def end_tasks(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Cancel tasks until they have ended.
-
-    Once is not enough before Python 3.12: asyncio.wait_for, which redis-py sends with, can lose a cancellation.
-    """
-    pending = set(tasks)
-    while pending:
-        for task in tasks:  # in their order, not in a set's: it is the same in every run
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=LOOK_PAUSE_SECONDS)
 
 
 def _policy(settings: Settings) -> Policy:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from itertools import islice
 
 from mqworker.broker import Broker, BrokerUnavailable, Entry, Finish, Wake
 from mqworker.errors import StatementFailed, StorageUnavailable
@@ -115,9 +116,9 @@ class Settler:
                 self._wake.ring_in(due_seconds)
 
     async def pay_owed(self) -> None:
-        """Tell Redis, after it came back, what it missed. Raises :class:`BrokerUnavailable`."""
+        """Tell Redis what it missed. Raises :class:`BrokerUnavailable`."""
         while self._owed:
-            part = list(self._owed)[:BATCH]
+            part = list(islice(self._owed, BATCH))
             await self._broker.finish(part)
             for _ in part:
                 self._owed.popleft()

@@ -23,8 +23,9 @@ from mqworker.errors import ConfigError, SchemaBehind
 from mqworker.executors import Executor, ExecutorRegistry, load_registry
 from mqworker.logs import configure_logging, is_configured
 from mqworker.patient_redis import PatientRedis, from_json, to_json
-from mqworker.runtime import Runtime, end_tasks, redis_outage
+from mqworker.runtime import Runtime, redis_outage
 from mqworker.settings import CANCEL_GRACE_SECONDS, Settings, load_settings
+from mqworker.tasks import end_tasks
 from mqworker.watchdog import Watchdog
 
 log = logging.getLogger(__name__)

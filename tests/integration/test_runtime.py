@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from time import monotonic
@@ -11,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from mqworker import Message, MessageQueue, PermanentError, RetryAfter
-from mqworker.broker import Entry
+from mqworker.broker import Broker, BrokerUnavailable, Entry, Finish
 from mqworker.message import ChatKey
 from mqworker.settings import Settings
 from mqworker.store import Store
@@ -90,6 +91,26 @@ async def test_a_higher_priority_passes_while_a_message_backs_off(
         await queue.cancel(first)
         await finished(queue, completed=2, cancelled=1)
         assert gateway.attempts[2:] == [(behind, 1)], "what it held up goes when it is cancelled"
+
+
+async def test_a_finish_that_redis_refused_is_told_again_although_redis_never_seemed_away(
+    settings: Settings, queue: MessageQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish, refused = Broker.finish, 0
+
+    async def refuse_once(self: Broker, finishes: Sequence[Finish]) -> float | None:
+        nonlocal refused
+        refused += 1
+        if refused == 1:
+            raise BrokerUnavailable("ConnectionError")
+        return await finish(self, finishes)
+
+    monkeypatch.setattr(Broker, "finish", refuse_once)
+    await enqueue(queue)
+    await enqueue(queue)
+    # Longer than the test: with the lock of the first message the second would wait for its end.
+    async with working(settings, Gateway(), lease_seconds=60.0, reconcile_every_seconds=60.0):
+        await finished(queue, completed=2)
 
 
 async def test_permanent_errors_are_not_retried(settings: Settings, queue: MessageQueue) -> None:
