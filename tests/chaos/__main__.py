@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mqworker.cli.running import ended_by_signals
 from tests.chaos.history import read
 from tests.chaos.mutants import MUTANTS
 from tests.chaos.plan import Plan, lanes, least_of
@@ -24,6 +25,15 @@ from tests.chaos.run import carry_out
 
 def main() -> int:
     options = _options()
+    # SIGTERM too must end in order: what a fault has stopped would stay so for ever.
+    with ended_by_signals() as ending:
+        try:
+            return _do(options)
+        except KeyboardInterrupt:
+            return ending.exit_code
+
+
+def _do(options: argparse.Namespace) -> int:
     console = Console(width=None if sys.stdout.isatty() else 100)
     if options.check:
         return _tell(report(read(options.check)), options, console)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -108,6 +109,11 @@ class Link:
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # Before Python 3.12 the stream server tells of a cancelled handler with a traceback.
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._connect(reader, client)
+
+    async def _connect(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         try:
             from_server, server = await asyncio.open_connection(HOST, self._server_port)
         except OSError:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import shutil
 import time
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import redis
 from mqworker.devserver import DevServers
 from mqworker.migrate import upgrade
 from mqworker.settings import load_settings
+from mqworker.tasks import end_tasks
 from mqworker.testing.gateway import now
 from mqworker.testing.waiting import eventually
 from tests.canaries import found
@@ -51,21 +51,22 @@ async def carry_out(plan: Plan, folder: Path) -> None:
 
 async def _unfold(plan: Plan, servers: DevServers, fleet: Fleet, folder: Path) -> None:
     stopping = asyncio.Event()
-    keeper = asyncio.create_task(fleet.keep_alive())
     faults = Faults(plan, servers, fleet, folder)
+    keeper = asyncio.create_task(fleet.keep_alive())
     nemesis = asyncio.create_task(Nemesis(plan, faults).run(stopping))
-    await _enough(plan, faults, nemesis, keeper)
-    stopping.set()
-    await nemesis
-    for slot in fleet.producers:
-        slot.busy = True
-        assert await slot.stop(DRAIN_PATIENCE_SECONDS) is not None, f"{slot.name} goes on"
-    quiet_from = time.time()
-    emptied = await _until_empty(plan, servers)
-    left = await _until_redis_empty(servers) if emptied else []
-    keeper.cancel()
-    with suppress(asyncio.CancelledError):
-        await keeper
+    try:
+        await _enough(plan, faults, nemesis, keeper)
+        stopping.set()
+        await nemesis
+        for slot in fleet.producers:
+            slot.busy = True
+            assert await slot.stop(DRAIN_PATIENCE_SECONDS) is not None, f"{slot.name} goes on"
+        quiet_from = time.time()
+        emptied = await _until_empty(plan, servers)
+        left = await _until_redis_empty(servers) if emptied else []
+    finally:
+        # Also where the run is broken off: the keeper would start again what is ended.
+        await end_tasks([nemesis, keeper])
     await faults.stop_all()
     (folder / "quiet.json").write_text(json.dumps({"quiet_seconds": time.time() - quiet_from, "redis_left": left}))
 
