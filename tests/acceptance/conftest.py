@@ -76,12 +76,6 @@ def fleet(new_fleet: Callable[..., Fleet], settings: Settings) -> Fleet:
 
 
 @pytest.fixture
-async def queue(settings: Settings) -> AsyncIterator[MessageQueue]:
-    async with MessageQueue(settings) as opened:
-        yield opened
-
-
-@pytest.fixture
 def own_fleet(new_fleet: Callable[..., Fleet], own_settings: Settings) -> Fleet:
     """Workers on servers that this test may kill."""
     return new_fleet(own_settings)

@@ -7,7 +7,9 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Self
+from typing import Any
+
+from tests.acceptance.loopback import LoopbackServer
 
 
 @dataclass(slots=True)
@@ -24,8 +26,8 @@ class Send:
 
 
 @dataclass
-class Gateway:
-    """An HTTP server in the test's own loop.
+class Gateway(LoopbackServer):
+    """An HTTP server.
 
     A message's payload says how it is answered: ``fail_times`` (500 that many times), ``status`` (always that one),
     ``hold_seconds`` (how long an answer takes).
@@ -33,27 +35,11 @@ class Gateway:
 
     sends: list[Send] = field(default_factory=list)
     accepted: set[str] = field(default_factory=set)
-    url: str = ""
-    _server: asyncio.Server | None = None
     _seen: Counter[str] = field(default_factory=Counter)
-    _connections: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/send"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for connection in self._connections:
-            connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
-
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = asyncio.create_task(self._serve(reader, writer))
-        self._connections.add(connection)
-        connection.add_done_callback(self._connections.discard)
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/send"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -11,7 +11,7 @@ from time import monotonic
 from sqlalchemy import text as sql
 
 from mqworker import Enqueued, EnqueueUncertain, MessageQueue, QueueStats, StorageUnavailable
-from mqworker.devserver import DevServers
+from mqworker.devserver import PostgresServer, RedisServer
 from mqworker.testing.waiting import eventually
 from mqworker.watchdog import STALLED_EXIT_CODE
 from tests.acceptance import history
@@ -141,14 +141,12 @@ async def test_flushall_under_load_loses_nothing_and_keeps_order_and_gaps(
 
 
 async def test_redis_away_for_ten_seconds(
-    own_servers: DevServers, own_fleet: Fleet, own_queue: MessageQueue, gateway: Gateway
+    own_redis: RedisServer, own_fleet: Fleet, own_queue: MessageQueue, gateway: Gateway
 ) -> None:
-    redis = own_servers.redis
-    assert redis is not None
     workers = await own_fleet.start(2)
     ids = await fill(own_queue, chats=10, each=20)
     await eventually(lambda: len(gateway.delivered) > 50, "the load is under way")
-    redis.kill()
+    own_redis.kill()
     stopped_at = monotonic()
     slowest = 0.0
     while monotonic() - stopped_at < 10:
@@ -159,7 +157,7 @@ async def test_redis_away_for_ten_seconds(
     assert slowest < 1.0, "enqueue goes on accepting without waiting for Redis"
     assert all(worker.process.poll() is None for worker in workers)
     before = len(gateway.sends)
-    redis.start()
+    own_redis.start()
     returned_at = monotonic()
     await eventually(lambda: len(gateway.sends) > before, "delivery resumes", timeout_seconds=10)
     assert monotonic() - returned_at < 5
@@ -169,17 +167,15 @@ async def test_redis_away_for_ten_seconds(
 
 
 async def test_postgresql_restarted_under_load(
-    own_servers: DevServers, own_fleet: Fleet, own_queue: MessageQueue, gateway: Gateway
+    own_postgres: PostgresServer, own_fleet: Fleet, own_queue: MessageQueue, gateway: Gateway
 ) -> None:
-    postgres = own_servers.postgres
-    assert postgres is not None
     workers = await own_fleet.start(2)
     ids = await fill(own_queue, chats=10, each=10, hold_seconds=0.02)
     await eventually(lambda: len(gateway.delivered) > 30, "the load is under way")
 
     def crash_and_restart() -> None:
-        postgres.kill()
-        postgres.start()
+        own_postgres.kill()
+        own_postgres.start()
 
     crash = asyncio.create_task(asyncio.to_thread(crash_and_restart))
     uncertain: list[str] = []
@@ -214,20 +210,18 @@ async def test_sigterm_under_load_doubles_nothing_and_exits_zero(
 
 
 async def test_sigterm_while_redis_is_away_doubles_nothing_and_exits_zero(
-    own_servers: DevServers, own_fleet: Fleet, own_queue: MessageQueue, gateway: Gateway
+    own_redis: RedisServer, own_fleet: Fleet, own_queue: MessageQueue, gateway: Gateway
 ) -> None:
-    redis = own_servers.redis
-    assert redis is not None
     (worker,) = await own_fleet.start()
     ids = await fill(own_queue, chats=10, each=3, hold_seconds=1)
     await eventually(lambda: len(open_sends(gateway)) == 10, "ten sends are open")
-    redis.kill()
+    own_redis.kill()
     worker.send(signal.SIGTERM)
     assert await worker.exit_code() == 0, worker.text[-2000:]
     assert "Traceback" not in worker.text
     stats = await own_queue.get_stats(INSTANCE)
     assert stats.processing == 0, "what was in flight is settled"
-    redis.start()
+    own_redis.start()
     await own_fleet.start()
     assert await all_done(own_queue) == QueueStats(completed=30)
     assert breaches(gateway, ids) == []

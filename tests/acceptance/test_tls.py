@@ -7,7 +7,6 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Self
 
 import pytest
 import trustme
@@ -21,13 +20,14 @@ from mqworker.settings import Settings, load_settings
 from mqworker.store import Store
 from mqworker.testing.waiting import eventually
 from tests.acceptance.conftest import Fleet
+from tests.acceptance.loopback import LoopbackServer
 from tests.acceptance.test_promises import INSTANCE, all_done, fill
 from tests.conftest import SHORT
 
 SSL_REQUEST = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
 
 
-class Front:
+class Front(LoopbackServer):
     """TLS before a plain server, so that the tests need no server that was built with it.
 
     ``heard`` is all that clients said once they trusted it.
@@ -37,26 +37,8 @@ class Front:
         self._context = context
         self._behind = port
         self._speaks_postgresql = speaks_postgresql
-        self._connections: set[asyncio.Task[None]] = set()
+        self.tls = None if speaks_postgresql else context
         self.heard = bytearray()
-        self.port = 0
-
-    async def __aenter__(self) -> Self:
-        context = None if self._speaks_postgresql else self._context
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=context)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for connection in self._connections:
-            connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
-
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = asyncio.create_task(self._serve(reader, writer))
-        self._connections.add(connection)
-        connection.add_done_callback(self._connections.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
 import pytest
 
-from mqworker.broker import Broker, Keys
+from mqworker.broker import Broker
 from mqworker.settings import Settings, load_settings
 from mqworker.store import Store
-from tests.conftest import SHORT
+from tests.conftest import SHORT, NewBroker, NewStore
 from tests.simulation.memory_broker import MemoryBroker, RedisServer
 from tests.simulation.memory_store import open_memory_store
 from tests.simulation.memory_tables import Tables
 from tests.simulation.server import Work
-
-NewStore = Callable[..., Store]
-NewBroker = Callable[..., Broker]
 
 
 class Direct:
@@ -51,34 +48,6 @@ class MemoryServers:
 @pytest.fixture
 def memory() -> MemoryServers:
     return MemoryServers()
-
-
-@pytest.fixture
-async def new_real_store(settings: Settings) -> AsyncIterator[NewStore]:
-    """Makes stores on a database of this test's own."""
-    stores: list[Store] = []
-
-    def make(worker: str = "w1", **changes: object) -> Store:
-        stores.append(Store.open(settings.model_copy(update=changes), worker=worker, pool_size=2))
-        return stores[-1]
-
-    yield make
-    for store in stores:
-        await store.aclose()
-
-
-@pytest.fixture
-async def new_real_broker(redis_url: str) -> AsyncIterator[NewBroker]:
-    """Makes brokers on an empty Redis."""
-    brokers: list[Broker] = []
-
-    def make(owner: str = "w1") -> Broker:
-        brokers.append(Broker(redis_url, Keys(), owner=owner))
-        return brokers[-1]
-
-    yield make
-    for broker in brokers:
-        await broker.aclose()
 
 
 @pytest.fixture(params=["postgresql", "memory"])

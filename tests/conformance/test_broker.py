@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from mqworker.broker import Broker, Finish, Lease, Wake
+import pytest
+
+from mqworker.broker import Broker, Entry, Finish, Lease, Wake
 from mqworker.testing.waiting import eventually
-from tests.conformance.conftest import NewBroker
+from tests.conftest import NewBroker
 from tests.integration.lanes import LOCK_SECONDS, entry, lease, lease_one
 from tests.integration.rows import INSTANCE, chat
 
@@ -65,16 +67,20 @@ async def test_a_scheduled_entry_stands_outside_until_it_is_due_and_may_outrank_
     await eventually(promoted, "it is due, and its chat is leased")
     await broker.finish([Finish(held.chat, held.token, 60.0, 0.0, kept=entry(1))])
     assert len(await lease(broker)) == 1, "the holder was told to look again"
+    assert await broker.announce([entry(1), entry(2, priority=5)]) == 0, "both stand in the chat's lanes"
 
 
-async def test_a_message_that_outranks_the_one_that_backs_off_lets_its_chat_go_at_once(broker: Broker) -> None:
+@pytest.mark.parametrize("first", [entry(4), entry(8, priority=1)], ids=["committed late", "of higher priority"])
+async def test_a_message_that_goes_before_the_one_that_backs_off_lets_its_chat_go_at_once(
+    broker: Broker, first: Entry
+) -> None:
     await broker.announce([entry(5)])
     held = await lease_one(broker)
     await broker.finish([Finish(held.chat, held.token, 60.0, kept=entry(5))])
     await broker.announce([entry(6), entry(7, priority=-1)])
     assert await lease(broker) == [], "neither goes before it"
-    await broker.announce([entry(4)])
-    assert len(await lease(broker)) == 1, "an earlier seq that was committed late does"
+    await broker.announce([first])
+    assert len(await lease(broker)) == 1
 
 
 # renew, finish, forget, drop
@@ -145,9 +151,10 @@ async def test_a_forgotten_chat_leaves_nothing_unless_it_was_announced_to_meanwh
     await broker.announce([entry(1), entry(2, priority=5)])
     held = await lease_one(broker)
     await broker.announce([entry(3)])
-    for _ in range(2):
-        await broker.answer(claimed=[], empty=[held], waiting=[], lock_seconds=LOCK_SECONDS)
-        (held,) = await lease(broker) or [held]
+    await broker.answer(claimed=[], empty=[held], waiting=[], lock_seconds=LOCK_SECONDS)
+    held = await lease_one(broker)
+    assert await broker.announce([entry(3)]) == 0, "what came meanwhile is kept"
+    await broker.answer(claimed=[], empty=[held], waiting=[], lock_seconds=LOCK_SECONDS)
     assert await waits(broker) is None
     assert await broker.announce([entry(1), entry(2, priority=5)]) == 2
 
@@ -243,10 +250,14 @@ async def test_the_epoch_tells_whether_redis_has_its_memory(broker: Broker) -> N
     await broker.begin_rebuild(hold_seconds=HOLD_SECONDS)
     assert await broker.is_rebuilding()
     assert await broker.remembers(), "it is being filled: nobody else need begin"
+    await broker.announce([entry(1)])
     assert await broker.keep_rebuild(hold_seconds=HOLD_SECONDS)
     assert await broker.end_rebuild([INSTANCE])
     assert not await broker.is_rebuilding()
+    assert await broker.remembers()
     assert (await broker.take()).remembers
+    leased = await broker.lease([INSTANCE, "other"], max_chats=9, lock_seconds=LOCK_SECONDS)
+    assert {one.instance: one.known for one in leased} == {INSTANCE: True, "other": False}
 
 
 async def test_an_abandoned_rebuild_is_noticed(broker: Broker) -> None:
@@ -256,7 +267,9 @@ async def test_an_abandoned_rebuild_is_noticed(broker: Broker) -> None:
         return not await broker.remembers()
 
     await eventually(forgotten, "the mark ends with its holder")
+    assert not await broker.keep_rebuild(hold_seconds=HOLD_SECONDS)
     assert not await broker.end_rebuild([INSTANCE])
+    assert not await broker.remembers()
 
 
 async def test_every_command_works_on_an_emptied_memory(broker: Broker) -> None:

@@ -16,7 +16,8 @@ import pytest
 from mqworker.broker import Broker, Entry, Finish, Lease
 from mqworker.broker import broker as module
 from mqworker.message import ChatKey
-from tests.conformance.conftest import MemoryServers, NewBroker
+from tests.conformance.conftest import MemoryServers
+from tests.conftest import NewBroker
 from tests.simulation.memory_redis import Account
 
 HOUR = 3600.0

@@ -21,7 +21,8 @@ from mqworker.lifecycle import Settlement
 from mqworker.message import ChatKey, Enqueued, NewMessage
 from mqworker.store import Claim, Place, Store, Waiting
 from mqworker.validation import new_message
-from tests.conformance.conftest import MemoryServers, NewStore
+from tests.conformance.conftest import MemoryServers
+from tests.conftest import NewStore
 
 HOUR = 3600.0
 TICK_SECONDS = 0.003

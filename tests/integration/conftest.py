@@ -2,55 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-
 import pytest
 
-from mqworker import MessageQueue
-from mqworker.broker import Broker, Keys
+from mqworker.broker import Broker
 from mqworker.settings import Settings
 from mqworker.store import Store
+from mqworker.sweeps import Sweeps
+from tests.conftest import NewBroker, NewStore
 
 
 @pytest.fixture
-async def new_store(settings: Settings) -> AsyncIterator[Callable[..., Store]]:
-    """Makes stores with an engine of their own, as separate workers have."""
-    stores: list[Store] = []
-
-    def make(worker: str = "w1", **changes: object) -> Store:
-        stores.append(Store.open(settings.model_copy(update=changes), worker=worker))
-        return stores[-1]
-
-    yield make
-    for store in stores:
-        await store.aclose()
+def new_store(new_real_store: NewStore) -> NewStore:
+    return new_real_store
 
 
 @pytest.fixture
-def store(new_store: Callable[..., Store]) -> Store:
+def store(new_store: NewStore) -> Store:
     return new_store()
 
 
 @pytest.fixture
-async def new_broker(redis_url: str) -> AsyncIterator[Callable[..., Broker]]:
-    """Makes brokers with connections of their own."""
-    brokers: list[Broker] = []
-
-    def make(owner: str = "w1") -> Broker:
-        brokers.append(Broker(redis_url, Keys(), owner=owner))
-        return brokers[-1]
-
-    yield make
-    for broker in brokers:
-        await broker.aclose()
+def new_broker(new_real_broker: NewBroker) -> NewBroker:
+    return new_real_broker
 
 
 @pytest.fixture
-def broker(new_broker: Callable[..., Broker]) -> Broker:
+def broker(new_broker: NewBroker) -> Broker:
     return new_broker()
 
 
 @pytest.fixture
-async def queue(settings: Settings) -> AsyncIterator[MessageQueue]:
-    async with MessageQueue(settings) as opened:
-        yield opened
+def sweeps(store: Store, broker: Broker, settings: Settings) -> Sweeps:
+    return Sweeps(store, broker, settings)

@@ -37,6 +37,11 @@ async def depth(broker: Broker, name: str = "a") -> list[str]:
     return [fields["id"] for _, fields in lane] + [member.split(":", 1)[1] for member in rest]
 
 
+async def known(broker: Broker, instance: str = INSTANCE) -> set[str]:
+    """The chats that Redis lets go, now or later."""
+    return set(await broker.redis.zrange(broker.keys.of(instance).ready, 0, -1))
+
+
 async def ready_in(broker: Broker, name: str = "a") -> float | None:
     """Seconds until a chat may go; ``None`` where it is not in ``ready``."""
     score = await broker.redis.zscore(broker.keys.of(INSTANCE).ready, name)

@@ -109,3 +109,13 @@ async def settle(store: Store, held: Claim, settlement: Settlement = NO_GAP) -> 
     """Settle one claim; its row's status, or ``None`` where it came late."""
     (settled,) = await store.claims.settle([(held, settlement)])
     return settled.status
+
+
+async def sent_in_turn(store: Store, number: int) -> list[UUID]:
+    """Send one message of a chat after the other; their ids in the order in which they went."""
+    order = []
+    for _ in range(number):
+        held = await claim(store)
+        order.append(held.message.id)
+        await settle(store, held)
+    return order

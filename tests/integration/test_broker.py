@@ -35,18 +35,12 @@ STRANGE = [
 # announce
 
 
-async def test_an_announced_chat_is_leased_at_once(broker: Broker) -> None:
-    assert await broker.announce([entry(1), entry(2), entry(3, "b")]) == 3
-    assert {held.chat for held in await lease(broker)} == {chat("a"), chat("b")}
-    assert await depth(broker) == ids(1, 2)
-
-
 async def test_a_repeated_announce_changes_nothing_and_counts_nothing(broker: Broker) -> None:
-    entries = [entry(5), entry(3), entry(4, priority=9), entry(6, due_seconds=60)]
-    assert await broker.announce(entries) == 4
+    entries = [entry(5), entry(6), entry(3), entry(4, priority=9), entry(7, due_seconds=60)]
+    assert await broker.announce(entries) == 5
     before = await everything(broker)
     assert await broker.announce(entries) == 0
-    assert await depth(broker) == ids(5, 4, 3)
+    assert await depth(broker) == ids(5, 6, 4, 3)
     assert set(await everything(broker)) == set(before)
 
 
@@ -76,25 +70,6 @@ async def test_an_entry_never_stands_in_both_lanes(broker: Broker) -> None:
     assert await depth(broker) == ids(5)
     await broker.drop([entry(5)])
     assert await depth(broker) == []
-
-
-async def test_a_message_that_outranks_the_one_that_waits_lets_its_chat_go_at_once(broker: Broker) -> None:
-    await broker.announce([entry(5)])
-    held = await lease_one(broker)
-    await broker.finish([Finish(held.chat, held.token, 60.0, kept=entry(5))])
-    assert await lease(broker) == []
-    await broker.announce([entry(6), entry(7, priority=-1)])
-    assert await lease(broker) == [], "neither goes before the one that backs off"
-    await broker.announce([entry(8, priority=1)])
-    assert len(await lease(broker)) == 1
-
-
-async def test_an_earlier_seq_that_was_committed_late_lets_its_chat_go_at_once(broker: Broker) -> None:
-    await broker.announce([entry(5)])
-    held = await lease_one(broker)
-    await broker.finish([Finish(held.chat, held.token, 60.0, kept=entry(5))])
-    await broker.announce([entry(4)])
-    assert len(await lease(broker)) == 1
 
 
 async def test_a_message_into_an_emptied_chat_waits_for_its_gap(broker: Broker) -> None:
@@ -134,19 +109,6 @@ async def test_a_scheduled_entry_stands_outside_until_it_is_due(broker: Broker) 
     assert [held.chat for held in await eventually(due, "the entry is due")] == [chat()]
     assert await depth(broker) == ids(1)
     assert await broker.redis.zcard(broker.keys.of(INSTANCE).scheduled) == 0
-
-
-async def test_a_due_entry_does_not_break_the_lease_of_its_chat(broker: Broker) -> None:
-    await broker.announce([entry(1), entry(2, due_seconds=0.05, priority=5)])
-    held = await lease_one(broker)
-
-    async def promoted() -> bool:
-        assert await lease(broker) == []
-        return len(await depth(broker)) == 2
-
-    await eventually(promoted, "the entry is due")
-    await broker.finish([Finish(held.chat, held.token, 60.0, 0.0, kept=entry(1))])
-    assert len(await lease(broker)) == 1, "the holder was told to look again"
 
 
 # ids

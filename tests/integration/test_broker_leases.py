@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from mqworker.broker import Broker, Finish, Lease
 from mqworker.testing.waiting import eventually
@@ -20,13 +20,6 @@ async def test_a_chat_is_leased_once_until_it_is_let_go(broker: Broker, new_brok
     assert await lease(new_broker("w2")) == []
     await broker.finish([Finish(held.chat, held.token, 0.0, done=entry(1))])
     assert [other.chat for other in await lease(new_broker("w3"))] == [chat()]
-
-
-async def test_a_lease_gives_no_more_chats_than_asked_for_and_says_that_there_are_more(broker: Broker) -> None:
-    await broker.announce([entry(n, f"c{n}") for n in range(1, 6)])
-    (leased,) = await broker.lease([INSTANCE], max_chats=3, lock_seconds=LOCK_SECONDS)
-    assert (len(leased.leases), leased.wait_seconds) == (3, 0.0)
-    assert len(await lease(broker)) == 2
 
 
 async def test_the_room_is_shared_between_accounts(broker: Broker) -> None:
@@ -52,16 +45,6 @@ async def test_with_room_for_one_chat_no_account_starves_the_others(broker: Brok
     await eventually(round_of_a_full_worker, "each account had its turn")
     left = [await broker.redis.zcard(broker.keys.of(name).ready) for name in accounts]
     assert min(left) > 100, "long before the first of them had nothing more to send"
-
-
-async def test_a_lease_whose_worker_died_ends_with_its_lock(broker: Broker) -> None:
-    await broker.announce([entry(1)])
-
-    async def again() -> list[Lease]:
-        return await lease(broker, lock=0.02)
-
-    for _ in range(3):
-        await eventually(again, "the lock has ended")
 
 
 async def test_a_look_in_the_very_moment_in_which_a_lock_ends_does_not_lose_its_chat(broker: Broker) -> None:
@@ -146,36 +129,6 @@ async def test_a_kept_entry_that_redis_lost_is_put_in_again(broker: Broker) -> N
     assert await account_in(broker) is not None
 
 
-async def test_a_finish_under_a_lost_token_leaves_the_new_holder_alone_and_makes_it_look_again(broker: Broker) -> None:
-    await broker.announce([entry(1)])
-    held = await lease_one(broker)
-    await broker.redis.delete(f"{broker.keys.of(INSTANCE).chat}a:lock")
-    await broker.redis.zadd(broker.keys.of(INSTANCE).leased, {"a": 0})
-    (new,) = await lease(broker)
-    assert new.token != held.token
-    await broker.finish([Finish(held.chat, held.token, 0.0, kept=entry(1))])
-    assert await lease(broker) == [], "the new holder's lock stands"
-    await broker.finish([Finish(new.chat, new.token, 60.0, 0.0, kept=entry(1))])
-    assert len(await lease(broker)) == 1, "and it looked again"
-
-
-async def test_an_empty_token_breaks_anybodys_lock(broker: Broker) -> None:
-    await broker.announce([entry(1)])
-    await lease_one(broker)
-    await broker.finish([Finish(chat(), "", 0.0, kept=entry(1))])
-    assert len(await lease(broker)) == 1
-
-
-async def test_what_came_during_the_attempt_goes_after_the_gap_and_not_after_the_backoff(broker: Broker) -> None:
-    await broker.announce([entry(1)])
-    held = await lease_one(broker)
-    await broker.announce([entry(2, priority=9)])
-    await broker.finish([Finish(held.chat, held.token, 300.0, 2.0, kept=entry(1))])
-    wait = await ready_in(broker)
-    assert wait is not None
-    assert wait <= 2
-
-
 async def test_a_forgotten_chat_leaves_nothing(broker: Broker) -> None:
     await broker.announce([entry(1), entry(2, priority=5)])
     held = await lease_one(broker)
@@ -185,15 +138,6 @@ async def test_a_forgotten_chat_leaves_nothing(broker: Broker) -> None:
     await broker.park(taken.guard, {INSTANCE: None})
     assert await broker.sweep_instances() == 1
     assert await everything(broker) == {}
-
-
-async def test_an_announce_during_the_look_into_the_database_is_not_forgotten(broker: Broker) -> None:
-    await broker.announce([entry(1)])
-    held = await lease_one(broker)
-    await broker.announce([entry(2)])
-    await broker.answer(claimed=[], empty=[held], waiting=[], lock_seconds=LOCK_SECONDS)
-    assert str(UUID(int=2)) in await depth(broker)
-    assert len(await lease(broker)) == 1
 
 
 async def test_forget_under_a_lost_token_changes_nothing(broker: Broker) -> None:

@@ -10,9 +10,8 @@ import redis as blocking
 
 from mqworker.broker import Broker, BrokerUnavailable, Entry, Finish, Keys, Lease
 from mqworker.broker.scripts import load
-from mqworker.devserver import DevServers, RedisServer
+from mqworker.devserver import RedisServer
 from mqworker.message import ChatKey
-from mqworker.testing.waiting import eventually
 from tests.integration.rows import INSTANCE, chat
 
 HOLD_SECONDS = 30.0
@@ -23,27 +22,6 @@ def entry(seq: int, name: str = "a", instance: str = INSTANCE) -> Entry:
 
 
 # accounts: take, park, point
-
-
-async def test_a_due_account_is_taken_once_and_again_after_it_was_parked(
-    broker: Broker, new_broker: Callable[..., Broker]
-) -> None:
-    await broker.announce([entry(1)])
-    taken = await broker.take()
-    assert taken.instances == [INSTANCE]
-    assert (await new_broker("w2").take()).instances == []
-    await broker.park(taken.guard, {INSTANCE: 0.0})
-    assert (await new_broker("w3").take()).instances == [INSTANCE]
-
-
-async def test_an_account_whose_taker_died_comes_back_by_itself(broker: Broker) -> None:
-    await broker.announce([entry(1)])
-    await broker.take()
-
-    async def again() -> list[str]:
-        return (await broker.take()).instances
-
-    assert await eventually(again, "the guard has ended") == [INSTANCE]
 
 
 async def test_parked_accounts_are_due_in_their_time_and_empty_ones_never(broker: Broker) -> None:
@@ -80,21 +58,6 @@ async def test_accounts_without_room_are_parked_as_due_still(broker: Broker) -> 
     assert sorted(one.instance for one in leased) == sorted(taken.instances)
     assert sum(len(one.leases) for one in leased) == 2
     assert [one.wait_seconds for one in leased if not one.leases] == [0.0] * 3
-
-
-async def test_an_announce_wakes_those_who_listen_unless_told_not_to(broker: Broker) -> None:
-    async with broker.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-        await pubsub.subscribe(broker.keys.wake)
-
-        async def heard() -> bool:
-            return await pubsub.get_message(timeout=0.01) is not None
-
-        await eventually(lambda: pubsub.subscribed, "subscribed")
-        await broker.announce([entry(1)], wake=False)
-        for _ in range(5):
-            assert not await heard()
-        await broker.announce([entry(2)])
-        await eventually(heard, "the wake-up")
 
 
 # lost scripts and lost memory
@@ -163,34 +126,6 @@ async def test_every_command_works_on_an_emptied_redis(broker: Broker) -> None:
 # the epoch
 
 
-async def test_a_fresh_redis_remembers_nothing_until_it_is_filled(broker: Broker) -> None:
-    assert not await broker.remembers()
-    await broker.begin_rebuild(hold_seconds=HOLD_SECONDS)
-    assert await broker.is_rebuilding()
-    assert await broker.remembers(), "it is being filled: nobody else need begin"
-    await broker.announce([entry(1)])
-    assert await broker.keep_rebuild(hold_seconds=HOLD_SECONDS)
-    assert await broker.end_rebuild([INSTANCE])
-    assert not await broker.is_rebuilding()
-    assert await broker.remembers()
-    (leased,) = await broker.lease([INSTANCE], max_chats=1, lock_seconds=HOLD_SECONDS)
-    assert leased.known
-    (other,) = await broker.lease(["other"], max_chats=1, lock_seconds=HOLD_SECONDS)
-    assert not other.known
-
-
-async def test_an_abandoned_rebuild_is_noticed(broker: Broker) -> None:
-    await broker.begin_rebuild(hold_seconds=0.05)
-
-    async def forgotten() -> bool:
-        return not await broker.remembers()
-
-    await eventually(forgotten, "the mark ends with its holder")
-    assert not await broker.keep_rebuild(hold_seconds=HOLD_SECONDS)
-    assert not await broker.end_rebuild([INSTANCE])
-    assert not await broker.remembers()
-
-
 async def test_a_flush_in_the_middle_of_a_rebuild_is_noticed(broker: Broker) -> None:
     await broker.begin_rebuild(hold_seconds=HOLD_SECONDS)
     await broker.announce([entry(1)])
@@ -215,12 +150,6 @@ async def test_a_flush_is_noticed_by_the_next_look(broker: Broker) -> None:
 
 
 # another server, or none
-
-
-@pytest.fixture
-def own_redis(own_servers: DevServers) -> RedisServer:
-    assert own_servers.redis is not None
-    return own_servers.redis
 
 
 @pytest.fixture

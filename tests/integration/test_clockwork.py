@@ -16,6 +16,7 @@ from mqworker.settings import Settings
 from mqworker.store import Store
 from mqworker.sweeps import Sweeps
 from mqworker.testing.waiting import eventually
+from tests.integration.lanes import known
 from tests.integration.rows import INSTANCE, new_message, put, sql
 
 
@@ -79,10 +80,6 @@ async def running(clockwork: Clockwork) -> AsyncIterator[None]:
             for task in tasks:
                 task.cancel()
             _, tasks = await asyncio.wait(tasks, timeout=0.5)
-
-
-async def known(broker: Broker) -> set[str]:
-    return set(await broker.redis.zrange(broker.keys.of(INSTANCE).ready, 0, -1))
 
 
 async def test_of_many_workers_one_does_a_sweep_that_is_due(

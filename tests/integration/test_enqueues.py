@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mqworker.devserver import DevServers
+from mqworker.devserver import PostgresServer
 from mqworker.errors import (
     Conflict,
     EnqueueUncertain,
@@ -253,18 +253,16 @@ async def test_where_nobody_listens_nothing_was_stored_and_the_error_says_so(new
 
 
 async def test_a_server_that_goes_away_for_good_in_the_middle_leaves_its_callers_uncertain_of_their_own_ids(
-    own_servers: DevServers, own_settings: Settings
+    own_postgres: PostgresServer, own_settings: Settings
 ) -> None:
-    assert own_servers.postgres is not None
     store = Store.open(own_settings, worker="w1")
     shared = SharedInsert(store.enqueues)
-    url = own_servers.database_url
-    holder = await psycopg.AsyncConnection.connect(url)
+    holder = await psycopg.AsyncConnection.connect(own_postgres.url)
     await holder.execute("LOCK TABLE message_queue_items IN EXCLUSIVE MODE")
     messages = [new_message() for _ in range(4)]
     inserts = [asyncio.create_task(shared.insert(message)) for message in messages]
     await eventually(lambda: _waits(holder), "the insert stands at the lock")
-    await asyncio.to_thread(own_servers.postgres.kill)
+    await asyncio.to_thread(own_postgres.kill)
     answers = await asyncio.gather(*inserts, return_exceptions=True)
     await holder.close()
     for message, answer in zip(messages, answers, strict=True):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -116,8 +115,8 @@ def test_alembic_runs_from_the_checkout(database_url: str) -> None:
     assert "message_queue_items" in tables(database_url)
 
 
-def test_a_row_by_plain_sql_needs_four_values(new_database: Callable[[], str]) -> None:
-    with psycopg.connect(new_database()) as connection:
+def test_a_row_by_plain_sql_needs_four_values(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
         row = connection.execute(
             """
             INSERT INTO message_queue_items (instance, chat_id, client_id, payload)

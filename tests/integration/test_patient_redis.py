@@ -13,7 +13,7 @@ from arq.jobs import DeserializationError, deserialize_job, serialize_job
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from mqworker.devserver import DevServers
+from mqworker.devserver import RedisServer
 from mqworker.patient_redis import PAUSE_SECONDS, Patience, PatientRedis, from_json, to_json, will_pass
 from mqworker.runtime import redis_outage
 from mqworker.testing.waiting import eventually
@@ -55,30 +55,26 @@ def test_an_exception_is_stored_as_redacted_text() -> None:
 
 
 async def test_commands_and_pipelines_wait_out_an_outage(
-    own_servers: DevServers, new_client: Callable[[str], PatientRedis]
+    own_redis: RedisServer, new_client: Callable[[str], PatientRedis]
 ) -> None:
-    redis = own_servers.redis
-    assert redis is not None
-    client = new_client(redis.url)
+    client = new_client(own_redis.url)
     await client.set("key", "1")
-    redis.kill()
+    own_redis.kill()
     command = asyncio.ensure_future(client.set("other", "2"))
     job = asyncio.ensure_future(client.enqueue_job("sweep", _job_id="two"))
     done, _ = await asyncio.wait([command, job], timeout=0.5)
     assert not done
-    await asyncio.to_thread(redis.start)
+    await asyncio.to_thread(own_redis.start)
     assert await asyncio.wait_for(command, 10)
     await asyncio.wait_for(job, 10)
     await eventually(lambda: client.exists("arq:job:two"), "the job is there once")
 
 
 async def test_nothing_waits_while_the_worker_stops(
-    own_servers: DevServers, new_client: Callable[[str], PatientRedis]
+    own_redis: RedisServer, new_client: Callable[[str], PatientRedis]
 ) -> None:
-    redis = own_servers.redis
-    assert redis is not None
-    client = new_client(redis.url)
-    redis.kill()
+    client = new_client(own_redis.url)
+    own_redis.kill()
     # arq's last word is the DEL of its health key, and it may come before anything told us to stop.
     assert await asyncio.wait_for(client.delete("mq:arq:health-check"), 10) is None
     async with client.pipeline() as pipeline:

@@ -16,6 +16,7 @@ from mqworker import Conflict, InvalidMessage, MessageQueue, QueueStats
 from mqworker.broker import Broker
 from mqworker.settings import Settings
 from mqworker.testing.waiting import eventually
+from tests.integration.lanes import known
 from tests.integration.rows import INSTANCE
 
 SESSIONS: list[type[AsyncSession]] = [AsyncSession, SQLModelSession]
@@ -42,15 +43,11 @@ async def enqueue(queue: MessageQueue, session: AsyncSession, chat_id: str = "a"
     return (await queue.enqueue(INSTANCE, 7, chat_id, {"text": "hi"}, session=session, **fields)).id
 
 
-async def known_chats(broker: Broker) -> set[str]:
-    return set(await broker.redis.zrange(broker.keys.of(INSTANCE).ready, 0, -1))
-
-
 async def become_known(broker: Broker, chats: set[str]) -> None:
-    async def known() -> bool:
-        return await known_chats(broker) == chats
+    async def are_known() -> bool:
+        return await known(broker) == chats
 
-    await eventually(known, f"Redis knows {chats}")
+    await eventually(are_known, f"Redis knows {chats}")
 
 
 async def test_a_commit_stores_and_announces(
@@ -61,7 +58,7 @@ async def test_a_commit_stores_and_announces(
         many = [{"instance": INSTANCE, "client_id": 7, "chat_id": name, "payload": {}} for name in "bc"]
         assert len(await queue.enqueue_many(many, session=session)) == 2
         assert await queue.get_stats(INSTANCE) == QueueStats(), "nobody else sees it yet"
-        assert await known_chats(broker) == set()
+        assert await known(broker) == set()
         await session.commit()
     assert (await queue.get(message_id)).status == "PENDING"
     await become_known(broker, {"a", "b", "c"})
@@ -91,7 +88,7 @@ async def test_a_transaction_that_fails_leaves_nothing(
     with pytest.raises(RuntimeError):
         await fail()
     assert await queue.get_stats(INSTANCE) == QueueStats()
-    assert await known_chats(broker) == set()
+    assert await known(broker) == set()
 
 
 async def test_a_released_savepoint_announces_nothing_before_the_commit(
@@ -103,7 +100,7 @@ async def test_a_released_savepoint_announces_nothing_before_the_commit(
             async with session.begin_nested():
                 await enqueue(queue, session, "innermost")
         assert queue._announcer._background == set()
-        assert await known_chats(broker) == set()
+        assert await known(broker) == set()
         await enqueue(queue, session, "outer")
     await become_known(broker, {"inner", "innermost", "outer"})
 
@@ -119,7 +116,7 @@ async def test_a_savepoint_rolled_back_takes_its_own_messages_only(
     assert [one.chat_id for one in await queue.list(INSTANCE)] == ["outer"]
 
     async def outer_is_known() -> bool:
-        return "outer" in await known_chats(broker)
+        return "outer" in await known(broker)
 
     await eventually(outer_is_known, "Redis knows what was committed")
 

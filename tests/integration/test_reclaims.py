@@ -107,17 +107,6 @@ async def test_a_row_without_any_time_of_its_start_goes_by_its_last_change(store
     assert len(await reclaim(sweeper)) == 1
 
 
-async def test_a_message_that_kills_its_workers_ends_failed(store: Store, sweeper: Store) -> None:
-    held = await expired(store, max_retries=2)
-    assert [one.status for one in await reclaim(sweeper)] == ["PENDING"]
-    assert (await claim(store)).message.last_attempt
-    await sql(store, f"UPDATE message_queue_items SET {EXPIRED} RETURNING 1")
-    assert [one.status for one in await reclaim(sweeper)] == ["FAILED"]
-    stored = await row(store, held.message.id)
-    assert (stored.status, stored.retry_count) == ("FAILED", 2)
-    assert stored.processed_at is not None
-
-
 async def test_a_message_whose_cancel_was_asked_for_ends_cancelled(store: Store, sweeper: Store) -> None:
     held = await expired(store)
     await store.admin.cancel(held.message.id)

@@ -82,17 +82,6 @@ async def test_a_settle_under_another_claim_changes_nothing(store: Store, settle
     assert await sql(store, "SELECT chat_id, next_at::text FROM message_queue_chats") == gap
 
 
-async def test_a_settle_that_comes_after_a_reclaim_and_a_new_claim_changes_nothing(store: Store) -> None:
-    held = await claimed(store)
-    await sql(store, "UPDATE message_queue_items SET status = 'PENDING', claim_id = NULL RETURNING 1")
-    assert await settle(store, held) is None, "taken back"
-    again = await claim(store)
-    assert await settle(store, held) is None, "and claimed by another"
-    assert await settle(store, again) == "COMPLETED"
-    assert await settle(store, held, FAILED) is None, "and sent by it"
-    assert (await row(store, again.message.id)).status == "COMPLETED"
-
-
 @pytest.mark.parametrize("settlement", [NO_GAP, FAILED, RETRY])
 async def test_a_repeat_after_a_broken_connection_tells_the_same_and_changes_nothing(
     store: Store, settlement: Settlement
@@ -125,13 +114,6 @@ async def test_a_cancel_in_flight_wins_over_every_end_but_sent(store: Store, set
     assert (stored.status, stored.retry_count) == ("CANCELLED", int(settlement.counts_attempt))
     assert stored.processed_at is not None
     assert await settle(store, held, settlement) == "CANCELLED", "a repeat says so, too"
-
-
-async def test_a_message_that_was_sent_is_completed_although_its_cancel_was_asked_for(store: Store) -> None:
-    held = await claimed(store)
-    await store.admin.cancel(held.message.id)
-    assert await settle(store, held) == "COMPLETED"
-    assert (await row(store, held.message.id)).status == "COMPLETED"
 
 
 async def test_a_batch_tells_each_settlements_own_end_in_its_order(store: Store) -> None:

@@ -16,31 +16,15 @@ from mqworker.settings import Settings
 from mqworker.store import Store
 from mqworker.sweeps import Sweeps
 from mqworker.testing.waiting import eventually
+from tests.integration.lanes import depth, known
 from tests.integration.rows import INSTANCE, change, chat, claim, new_message, put, row, settle, sql
 
 LONG_AGO = "created_at = now() - interval '2 hours', updated_at = now() - interval '2 hours'"
 
 
 @pytest.fixture
-def sweeps(store: Store, broker: Broker, settings: Settings) -> Sweeps:
-    return Sweeps(store, broker, settings)
-
-
-@pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAGE", 10)
-
-
-async def known(broker: Broker, instance: str = INSTANCE) -> set[str]:
-    return set(await broker.redis.zrange(broker.keys.of(instance).ready, 0, -1))
-
-
-async def entries(broker: Broker, name: str = "a") -> int:
-    """How many messages of a chat Redis knows."""
-    prefix = broker.keys.of(INSTANCE).chat + name
-    stream: int = await broker.redis.xlen(f"{prefix}:stream")
-    rest: int = await broker.redis.zcard(f"{prefix}:sorted")
-    return stream + rest
 
 
 class Meddling(Broker):
@@ -138,7 +122,7 @@ async def test_one_account_is_rebuilt_alone_and_known_afterwards(sweeps: Sweeps,
     await store.enqueues.insert([new_message("x", instance="other")])
     assert await sweeps.rebuild_instance(INSTANCE) == 30
     assert await known(broker) == {"c0", "c1", "c2"}
-    assert [await entries(broker, f"c{n}") for n in range(3)] == [10, 10, 10]
+    assert [len(await depth(broker, f"c{n}")) for n in range(3)] == [10, 10, 10]
     assert await known(broker, "other") == set()
     (leased,) = await broker.lease([INSTANCE], max_chats=1, lock_seconds=1.0)
     assert leased.known
@@ -152,7 +136,7 @@ async def test_a_finished_message_that_a_rebuild_brings_back_is_gone_after_one_l
     await broker.announce([Entry(chat(), 1, message_id)])
     (leased,) = await broker.lease([INSTANCE], max_chats=1, lock_seconds=1.0)
     await broker.answer(claimed=[], empty=leased.leases, waiting=[], lock_seconds=1.0)
-    assert await entries(broker) == 0
+    assert await depth(broker) == []
     assert await known(broker) == set()
 
 
@@ -259,4 +243,4 @@ async def test_two_of_every_sweep_at_once_do_no_harm(
     both = [Sweeps(store, broker, settings), Sweeps(new_store("w2"), new_broker("w2"), settings)]
     await asyncio.gather(*(sweep() for one in both for sweep in (one.rebuild, one.reconcile, one.reclaim, one.clean)))
     assert await known(broker) == {f"c{n}" for n in range(100)}
-    assert [await entries(broker, f"c{n}") for n in range(100)] == [1] * 100
+    assert [len(await depth(broker, f"c{n}")) for n in range(100)] == [1] * 100

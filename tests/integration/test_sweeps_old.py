@@ -13,27 +13,8 @@ from mqworker.settings import Settings
 from mqworker.store import Store
 from mqworker.sweeps import Sweeps
 from mqworker.testing.waiting import eventually
+from tests.integration.lanes import depth
 from tests.integration.rows import INSTANCE, change, chat, claim, put, row, settle, sql
-
-LONG_AGO = "created_at = now() - interval '2 hours', updated_at = now() - interval '2 hours'"
-
-
-@pytest.fixture
-def sweeps(store: Store, broker: Broker, settings: Settings) -> Sweeps:
-    return Sweeps(store, broker, settings)
-
-
-async def known(broker: Broker, instance: str = INSTANCE) -> set[str]:
-    return set(await broker.redis.zrange(broker.keys.of(instance).ready, 0, -1))
-
-
-async def entries(broker: Broker, name: str = "a") -> int:
-    """How many messages of a chat Redis knows."""
-    prefix = broker.keys.of(INSTANCE).chat + name
-    stream: int = await broker.redis.xlen(f"{prefix}:stream")
-    rest: int = await broker.redis.zcard(f"{prefix}:sorted")
-    return stream + rest
-
 
 # reclaim
 
@@ -72,7 +53,7 @@ async def test_what_ends_failed_leaves_redis(reclaimer: Sweeps, store: Store, br
     await change(store, message_id, "lease_expires_at = now() - interval '1 second'")
     assert await reclaimer.reclaim() == 1
     assert (await row(store, message_id)).status == "FAILED"
-    assert await entries(broker) == 0
+    assert await depth(broker) == []
 
 
 async def test_reclaim_takes_batch_after_batch(

@@ -7,10 +7,8 @@ import functools
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
 from pydantic import SecretStr
@@ -19,21 +17,7 @@ from mqworker.errors import ConfigError
 from mqworker.executors import ExecutorRegistry, WebhookExecutor, console, load_registry, ready_made
 from mqworker.message import Message
 from mqworker.settings import Settings
-
-SECRET = "pa55word"
-MESSAGE = Message(
-    id=UUID("0192f0a1-7b2c-7d3e-8f40-123456789abc"),
-    instance="account-1",
-    client_id=7,
-    chat_id="5511999998888@s.whatsapp.net",
-    payload={"text": "Olá 😀"},
-    is_group=False,
-    executor="default",
-    priority=0,
-    retry_count=1,
-    max_retries=3,
-    created_at=datetime(2030, 1, 1, tzinfo=UTC),
-)
+from tests.unit.samples import MESSAGE, SECRET
 
 
 async def send(message: Message) -> str | None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
-from uuid import UUID
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -30,24 +29,13 @@ from mqworker.lifecycle import (
 from mqworker.message import Message
 from mqworker.pacing import PacingPolicy
 from mqworker.retry import RetryPolicy
+from tests.unit.samples import MESSAGE
 
 POLICY = Policy(RetryPolicy(base_seconds=2, cap_seconds=300), PacingPolicy(0.5, 2.0))
 
 
 def message(retry_count: int = 0, max_retries: int = 3) -> Message:
-    return Message(
-        id=UUID(int=1),
-        instance="account-1",
-        client_id=7,
-        chat_id="chat",
-        payload={"text": "hello"},
-        is_group=False,
-        executor="default",
-        priority=0,
-        retry_count=retry_count,
-        max_retries=max_retries,
-        created_at=datetime(2030, 1, 1, tzinfo=UTC),
-    )
+    return replace(MESSAGE, retry_count=retry_count, max_retries=max_retries)
 
 
 def settled(outcome: Outcome, retry_count: int = 0) -> Settlement:

@@ -7,9 +7,7 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any, Literal
-from uuid import UUID
 
 import pytest
 import pytest_asyncio
@@ -18,22 +16,7 @@ from hypothesis import strategies as st
 
 from mqworker.errors import ExecutorError, PermanentError, RetryAfter
 from mqworker.executors import WebhookExecutor, webhook
-from mqworker.message import Message
-
-SECRET = "pa55word"
-MESSAGE = Message(
-    id=UUID("0192f0a1-7b2c-7d3e-8f40-123456789abc"),
-    instance="account-1",
-    client_id=7,
-    chat_id="5511999998888@s.whatsapp.net",
-    payload={"text": "Olá 😀"},
-    is_group=False,
-    executor="default",
-    priority=0,
-    retry_count=1,
-    max_retries=3,
-    created_at=datetime(2030, 1, 1, tzinfo=UTC),
-)
+from tests.unit.samples import MESSAGE, SECRET
 
 
 class Gateway:
