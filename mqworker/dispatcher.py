@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from mqworker.broker import Broker, BrokerUnavailable, Entry, Finish, Lease, Leased, Wake
 from mqworker.errors import StatementFailed, StorageUnavailable
-from mqworker.flights import Flight, Flights
+from mqworker.flights import Flight, Flights, Onward
 from mqworker.lifecycle import Settlement
 from mqworker.outage import Outage
 from mqworker.processor import Processor
@@ -32,6 +32,7 @@ class Dispatcher:
         self,
         *,
         flights: Flights,
+        onward: Onward,
         store: Store,
         broker: Broker,
         wake: Wake,
@@ -46,6 +47,7 @@ class Dispatcher:
         on_return: Callable[[], None],
     ) -> None:
         self._flights = flights
+        self._onward = onward
         self._store = store
         self._broker = broker
         self._wake = wake
@@ -64,6 +66,7 @@ class Dispatcher:
     def stop(self) -> None:
         """Lease nothing more; what is in flight goes on."""
         self._stopping = True
+        self._onward.close()
         self._wake.ring()
 
     async def run(self) -> None:
@@ -96,9 +99,22 @@ class Dispatcher:
         await self._broker.park(taken.guard, {one.instance: one.wait_seconds for one in leased})
         leases = [lease for one in leased for lease in one.leases]
         if leases:
-            await self._claim(leases)
+            await self._claim(leases, first=True)
         # How long to sleep only a take can tell that finds nothing: other accounts may be due before these.
         return 0.0
+
+    async def go_on(self) -> None:
+        """Run until stopped: claim the next messages of chats that may go again at once."""
+        while leases := await self._onward.take(LEASE_BATCH):
+            if self._stopping:
+                await self._settler.tell([Finish(lease.chat, lease.token, 0.0) for lease in leases])
+                continue
+            try:
+                await self._claim(leases, first=False)
+            except StorageUnavailable as error:
+                self._postgres.noticed(error)
+            except BrokerUnavailable:
+                log.debug("Redis was not told of chats that had nothing to go on with")  # it is owed
 
     async def _release_strays(self) -> None:
         """What a claim took whose answer was lost: without this it would cost its message an attempt that none made."""
@@ -115,7 +131,8 @@ class Dispatcher:
                 self._on_unknown_instance(one.instance)
         return leased
 
-    async def _claim(self, leases: list[Lease]) -> None:
+    async def _claim(self, leases: list[Lease], *, first: bool) -> None:
+        """Claim and start. Unless these leases are the ``first`` of their chats they are long enough already."""
         chats = [lease.chat for lease in leases]
         begun = asyncio.get_running_loop().time()
         try:
@@ -123,7 +140,7 @@ class Dispatcher:
         except (StorageUnavailable, StatementFailed):
             self._may_have_strays = True
             # Not ours any more: let them be leased again soon, by us or by a worker that reaches PostgreSQL.
-            await self._broker.finish([Finish(lease.chat, lease.token, UNCLAIMED_WAIT_SECONDS) for lease in leases])
+            await self._settler.tell([Finish(lease.chat, lease.token, UNCLAIMED_WAIT_SECONDS) for lease in leases])
             raise
         self._postgres.over()
         late = asyncio.get_running_loop().time() - begun > self._claim_seconds
@@ -146,8 +163,13 @@ class Dispatcher:
                 waiting.append(Finish(lease.chat, lease.token, answer.wait_seconds))
         if scheduled:
             await self._broker.announce(scheduled, wake=False)
-        # What was claimed is on its way already: a loss here costs the short first lock's time only.
-        await self._broker.answer(claimed=claimed, empty=empty, waiting=waiting, lock_seconds=self._lock_seconds)
+        held = claimed if first else []
+        try:
+            await self._broker.answer(claimed=held, empty=empty, waiting=waiting, lock_seconds=self._lock_seconds)
+        except BrokerUnavailable:
+            # What was claimed is on its way already, and its first lock ends soon.
+            self._settler.owe([*waiting, *(Finish(lease.chat, lease.token, 0.0) for lease in empty)])
+            raise
 
     def _start(self, flight: Flight, *, late: bool) -> None:
         self._flights.add(flight)

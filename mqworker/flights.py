@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from dataclasses import dataclass, field
 
 from mqworker.broker import Broker, BrokerUnavailable, Lease
@@ -85,6 +86,34 @@ class Flights:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
                 await self._landed.wait()
+
+
+class Onward:
+    """Leased chats that may send their next message at once: it is claimed without a way through Redis.
+
+    For chats without a gap, where each round trip counts; all others wait in Redis for their time.
+    """
+
+    def __init__(self) -> None:
+        self._leases: deque[Lease] = deque()
+        self._came = asyncio.Event()
+        self.closed = False
+
+    def put(self, lease: Lease) -> None:
+        self._leases.append(lease)
+        self._came.set()
+
+    def close(self) -> None:
+        """Nothing is put in any more; what is in is still taken out."""
+        self.closed = True
+        self._came.set()
+
+    async def take(self, limit: int) -> list[Lease]:
+        """At most ``limit``, as soon as there is one; none once it is closed and empty."""
+        while not self._leases and not self.closed:
+            self._came.clear()
+            await self._came.wait()
+        return [self._leases.popleft() for _ in range(min(len(self._leases), limit))]
 
 
 class LeaseKeeper:

@@ -15,7 +15,7 @@ from mqworker.clockwork import Clockwork
 from mqworker.dispatcher import Dispatcher
 from mqworker.errors import StorageUnavailable
 from mqworker.executors import Executor
-from mqworker.flights import Flight, Flights, LeaseKeeper
+from mqworker.flights import Flight, Flights, LeaseKeeper, Onward
 from mqworker.lifecycle import Policy
 from mqworker.migrate import check_schema
 from mqworker.outage import Outage
@@ -75,11 +75,13 @@ class Runtime:
             lock_seconds=lock_seconds,
         )
         self._wake = Wake(self.broker.redis, self.broker.keys.wake)
-        self.settler = Settler(self.flights, self.store, self.broker, self._wake, self._postgres)
+        onward = Onward()
+        self.settler = Settler(self.flights, onward, self.store, self.broker, self._wake, self._postgres)
         self.clockwork = Clockwork(self.store, Sweeps(self.store, self.broker, settings), settings)
         self._executors = executors
         self.dispatcher = Dispatcher(
             flights=self.flights,
+            onward=onward,
             store=self.store,
             broker=self.broker,
             wake=self._wake,
@@ -135,6 +137,7 @@ class Runtime:
             "keeper": self.keeper.run,
             "listener": self._wake.listen,
             "dispatcher": self.dispatcher.run,
+            "onward": self.dispatcher.go_on,
             "watch": self._watch,
             **self.clockwork.loops,
         }
@@ -149,6 +152,7 @@ class Runtime:
         try:
             async with asyncio.timeout(self.settings.drain_seconds):
                 await self._tasks["dispatcher"]
+                await self._tasks["onward"]
                 await self._until_landed()
         except TimeoutError:
             log.warning("drain ended with sends in flight", extra={"in_flight": len(self.flights)})

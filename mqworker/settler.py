@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from dataclasses import replace
 from itertools import islice
 
 from mqworker.broker import Broker, BrokerUnavailable, Entry, Finish, Wake
 from mqworker.errors import StatementFailed, StorageUnavailable
-from mqworker.flights import Flight, Flights
+from mqworker.flights import Flight, Flights, Onward
 from mqworker.lifecycle import Settlement
 from mqworker.outage import Outage
 from mqworker.store import Settled, Store
@@ -28,8 +29,11 @@ PASSING = ("40", "53", "58")
 class Settler:
     """Settles in the database first; only then does Redis hear of it."""
 
-    def __init__(self, flights: Flights, store: Store, broker: Broker, wake: Wake, postgres: Outage) -> None:
+    def __init__(
+        self, flights: Flights, onward: Onward, store: Store, broker: Broker, wake: Wake, postgres: Outage
+    ) -> None:
         self._flights = flights
+        self._onward = onward
         self._store = store
         self._broker = broker
         self._wake = wake
@@ -60,7 +64,7 @@ class Settler:
                 (flight, settlement, answer) for (flight, settlement), answer in zip(batch, answers, strict=True)
             ]
             # Before the log, which one odd message could break for all.
-            await self._tell([_finish(*one) for one in settled])
+            await self.tell([self._finish(*one) for one in settled])
             for one in settled:
                 self._report(*one)
         finally:
@@ -106,14 +110,19 @@ class Settler:
             case _:
                 log.error(settled.status.lower(), extra={**flight.facts, "error": settlement.error})
 
-    async def _tell(self, finishes: list[Finish]) -> None:
+    async def tell(self, finishes: list[Finish]) -> None:
+        """Let chats go again; where Redis is away it is told later."""
         try:
             due_seconds = await self._broker.finish(finishes)
         except BrokerUnavailable:
-            self._owed.extend(finishes)
+            self.owe(finishes)
         else:
             if due_seconds is not None:
                 self._wake.ring_in(due_seconds)
+
+    def owe(self, finishes: list[Finish]) -> None:
+        """Keep for later what Redis could not be told."""
+        self._owed.extend(finishes)
 
     async def pay_owed(self) -> None:
         """Tell Redis what it missed. Raises :class:`BrokerUnavailable`."""
@@ -123,16 +132,24 @@ class Settler:
             for _ in part:
                 self._owed.popleft()
 
+    def _finish(self, flight: Flight, settlement: Settlement, settled: Settled) -> Finish:
+        chat, token = flight.lease.chat, flight.lease.token
+        message = flight.claim.message
+        entry = Entry(chat, flight.claim.seq, message.id, message.priority)
+        gap = settlement.gap_seconds or 0.0
+        match settled.status:
+            case None:
+                return Finish(chat, token, LATE_WAIT_SECONDS)
+            case "PENDING":
+                return Finish(chat, token, settled.wait_seconds, gap, kept=entry)
+            case _ if gap == 0 and self._go_on(flight):
+                return Finish(chat, token, None, done=entry)
+            case _:
+                return Finish(chat, token, gap, gap, done=entry)
 
-def _finish(flight: Flight, settlement: Settlement, settled: Settled) -> Finish:
-    chat, token = flight.lease.chat, flight.lease.token
-    message = flight.claim.message
-    entry = Entry(chat, flight.claim.seq, message.id, message.priority)
-    gap = settlement.gap_seconds or 0.0
-    match settled.status:
-        case None:
-            return Finish(chat, token, LATE_WAIT_SECONDS)
-        case "PENDING":
-            return Finish(chat, token, settled.wait_seconds, gap, kept=entry)
-        case _:
-            return Finish(chat, token, gap, gap, done=entry)
+    def _go_on(self, flight: Flight) -> bool:
+        """Have the chat's next message claimed at once, if there is one and no other chat waits for its place."""
+        if flight.lease.depth <= 1 or self._flights.room <= 0 or self._onward.closed:
+            return False
+        self._onward.put(replace(flight.lease, depth=flight.lease.depth - 1))
+        return True

@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 from redis.asyncio import Redis
@@ -49,10 +49,11 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """One chat locked for us under ``token``."""
+    """One chat locked for us under ``token``; ``depth`` is how many waiting messages Redis knew of."""
 
     chat: ChatKey
     token: str
+    depth: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +70,13 @@ class Leased:
 class Finish:
     """A chat that may go again in ``wait_seconds``, or in ``gap_seconds`` if something new came meanwhile.
 
-    ``done`` is an entry that leaves its lane, ``kept`` one that waits on (put in again if Redis lost it); an empty
-    ``token`` breaks whoever's lock it is.
+    With ``None`` for ``wait_seconds`` its lease goes on. ``done`` is an entry that leaves its lane, ``kept`` one that
+    waits on (put in again if Redis lost it); an empty ``token`` breaks whoever's lock it is.
     """
 
     chat: ChatKey
     token: str
-    wait_seconds: float
+    wait_seconds: float | None
     gap_seconds: float = 0.0
     done: Entry | None = None
     kept: Entry | None = None
@@ -86,7 +87,7 @@ class Finish:
         entry = self.done or self.kept
         action = "drop" if self.done else "keep" if self.kept else ""
         seq, message_id, priority = (str(entry.seq), str(entry.id), entry.priority) if entry else ("", "", 0)
-        waits = (_ms(self.wait_seconds), _ms(self.gap_seconds))
+        waits = (-1 if self.wait_seconds is None else _ms(self.wait_seconds), _ms(self.gap_seconds))
         return [encode(self.chat.chat_id), self.token, action, seq, message_id, priority, *waits]
 
 
@@ -143,7 +144,7 @@ class Broker:
         with translated_errors():
             replies = await run(self.redis, [self._call("lease", name, arguments) for name in asked])
         leased = [
-            Leased(name, bool(known), _seconds(wait_ms), [Lease(ChatKey(name, decode(chat)), token) for chat in chats])
+            Leased(name, bool(known), _seconds(wait_ms), _leases(name, chats, token))
             for name, (known, wait_ms, *chats) in zip(asked, replies, strict=True)
         ]
         # The others are due still.
@@ -308,6 +309,11 @@ def _by_instance(items: Sequence[T], instance_of: Callable[[T], str]) -> Iterato
     for instance, group in groups.items():
         for start in range(0, len(group), ENTRIES_PER_CALL):
             yield instance, group[start : start + ENTRIES_PER_CALL]
+
+
+def _leases(instance: str, words: Sequence[Any], token: str) -> list[Lease]:
+    pairs = zip(words[::2], words[1::2], strict=True)
+    return [Lease(ChatKey(instance, decode(chat)), token, depth) for chat, depth in pairs]
 
 
 def _seconds(ms: int) -> float | None:

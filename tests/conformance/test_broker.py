@@ -44,6 +44,22 @@ async def test_a_lease_gives_no_more_chats_than_asked_for_and_says_that_there_ar
     assert 25 < leased.wait_seconds <= LOCK_SECONDS
 
 
+async def test_a_lease_tells_how_many_wait_and_goes_on_when_told_so(broker: Broker) -> None:
+    await broker.announce([entry(1), entry(2), entry(3, priority=5), entry(4, due_seconds=60)])
+    held = await lease_one(broker)
+    assert held.depth == 3
+    first, second = (
+        Finish(held.chat, held.token, None, done=entry(3)),
+        Finish(held.chat, held.token, None, done=entry(1)),
+    )
+    assert await broker.finish([first, second]) is None
+    assert await lease(broker) == [], "the chat is still ours"
+    assert await broker.announce([entry(2)]) == 0, "the other entries stand"
+    assert await broker.finish([Finish(held.chat, held.token, 0.0, done=entry(2))]) == 0.0
+    assert await lease(broker) == []
+    assert await broker.announce([entry(n, priority=p) for n, p in ((1, 0), (2, 0), (3, 5))]) == 3, "all are gone"
+
+
 async def test_a_lease_whose_worker_died_ends_with_its_lock(broker: Broker) -> None:
     await broker.announce([entry(1)])
 

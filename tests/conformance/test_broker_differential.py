@@ -68,7 +68,8 @@ class Pair:
                 _about(other.wait_seconds),
             )
             pairs = [sorted(side.leases, key=lambda lease: lease.chat) for side in (one, other)]
-            assert [lease.chat for lease in pairs[0]] == [lease.chat for lease in pairs[1]]
+            about = [[(lease.chat, lease.depth) for lease in side] for side in pairs]
+            assert about[0] == about[1]
             self._leases = [*zip(*pairs, strict=True), *self._leases][:8]
 
     async def finish(self) -> None:
@@ -81,7 +82,7 @@ class Pair:
         leases = rng.choice(self._leases) if self._leases else (Lease(rng.choice(CHATS), "x"),) * 2
         chat, entry = leases[0].chat, self._entry(leases[0].chat)
         done, kept = rng.choice(((None, None), (entry, None), (None, entry)))
-        wait, gap = rng.choice((0.0, HOUR)), rng.choice((0.0, HOUR))
+        wait, gap = rng.choice((0.0, HOUR, None)), rng.choice((0.0, HOUR))
         breaks = rng.random() < 0.2
         real, memory = (Finish(chat, "" if breaks else lease.token, wait, gap, done, kept) for lease in leases)
         return real, memory

@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from time import monotonic
+from typing import Any
 from uuid import UUID
 
 import pytest
 
 from mqworker import Message, MessageQueue, PermanentError, RetryAfter
-from mqworker.broker import Broker, BrokerUnavailable, Entry, Finish
+from mqworker.broker import Broker, BrokerUnavailable, Entry, Finish, Leased
 from mqworker.message import ChatKey
 from mqworker.settings import Settings
 from mqworker.store import Store
 from mqworker.testing.waiting import eventually
+from tests.integration.lanes import depth
 from tests.integration.rows import INSTANCE, change
 from tests.integration.working import Gateway, enqueue, finished, working
 
@@ -111,6 +113,62 @@ async def test_a_finish_that_redis_refused_is_told_again_although_redis_never_se
     # Longer than the test: with the lock of the first message the second would wait for its end.
     async with working(settings, Gateway(), lease_seconds=60.0, reconcile_every_seconds=60.0):
         await finished(queue, completed=2)
+
+
+GAPLESS = {"delay_min_seconds": 0.0, "delay_max_seconds": 0.0}
+
+
+@pytest.fixture
+def leased(monkeypatch: pytest.MonkeyPatch) -> list[ChatKey]:
+    """The chats that workers leased in Redis, one after the other."""
+    lease, chats = Broker.lease, list[ChatKey]()
+
+    async def noted(self: Broker, *instances: Sequence[str], **limits: Any) -> list[Leased]:
+        answers = await lease(self, *instances, **limits)
+        chats.extend(held.chat for answer in answers for held in answer.leases)
+        return answers
+
+    monkeypatch.setattr(Broker, "lease", noted)
+    return chats
+
+
+async def test_without_a_gap_a_chat_goes_on_under_one_lease_in_order_and_urgent_ones_first(
+    settings: Settings, queue: MessageQueue, broker: Broker, leased: list[ChatKey]
+) -> None:
+    ids = [await enqueue(queue) for _ in range(9)]
+    urgent = [await enqueue(queue, priority=1) for _ in range(3)]
+    gateway = Gateway()
+    async with working(settings, gateway, **GAPLESS):
+        await finished(queue, completed=12)
+    assert gateway.attempts == [(message_id, 1) for message_id in (*urgent, *ids)]
+    # The worker has drained: Redis was told of all.
+    assert leased == [ChatKey(INSTANCE, "a")]
+    assert await depth(broker) == []
+
+
+async def test_a_chat_does_not_go_on_in_the_place_of_one_that_waits(
+    settings: Settings, queue: MessageQueue, leased: list[ChatKey]
+) -> None:
+    for _ in range(3):
+        await enqueue(queue, "a")
+        await enqueue(queue, "b")
+    async with working(settings, Gateway(), max_chats=1, **GAPLESS):
+        await finished(queue, completed=6)
+    assert sorted(leased) == [ChatKey(INSTANCE, name) for name in "aaabbb"]
+
+
+async def test_a_worker_that_ends_leaves_no_chat_locked_that_would_have_gone_on(
+    settings: Settings, queue: MessageQueue
+) -> None:
+    for _ in range(50):
+        await enqueue(queue)
+    first, second = Gateway(), Gateway()
+    async with working(settings, first, **GAPLESS):
+        await eventually(lambda: len(first.attempts) > 5, "some were sent")
+    assert len(first.attempts) < 50
+    # Longer than the test: what the first left locked would wait for its end.
+    async with working(settings, second, lease_seconds=60.0, reconcile_every_seconds=60.0, **GAPLESS):
+        await finished(queue, completed=50)
 
 
 async def test_permanent_errors_are_not_retried(settings: Settings, queue: MessageQueue) -> None:

@@ -205,7 +205,7 @@ class Judge:
             if claim.send is not None:
                 self._blame("P5 pace", f"{message_id} was sent and settled without a gap")
             return
-        if gap < SETTINGS.delay_min_seconds:
+        if gap < self.run.scenario.least_gap_seconds:
             self._blame("P5 pace", f"{message_id} was settled with a gap of {gap}")
         self._chat_free_at[chat] = self._now + gap
         account = self._account_free_at
@@ -217,7 +217,7 @@ class Judge:
         self._finish(story, status)
         story.attempts += 1
         story.free_at = self._now
-        self._chat_free_at[chat] = self._now + SETTINGS.delay_min_seconds
+        self._chat_free_at[chat] = self._now + self.run.scenario.least_gap_seconds
         if self.run.scenario.is_calm:
             self._blame("P2 honestly", f"{message_id} was taken back from a worker that lives")
         self.counts[f"reclaimed {status}"] += 1
@@ -247,7 +247,10 @@ class Judge:
         story, chat = claim.message, claim.message.letter.chat
         self.counts["sends"] += 1
         self.counts["sends begun after their lease was lost"] += claim.is_lost
-        if not claim.is_lost and self._now < self._last_send_at[chat] + SETTINGS.delay_min_seconds - EXACT_SECONDS:
+        if (
+            not claim.is_lost
+            and self._now < self._last_send_at[chat] + self.run.scenario.least_gap_seconds - EXACT_SECONDS
+        ):
             self._blame("P5 pace", f"{message_id} was sent {self._now - self._last_send_at[chat]:.3f} s after the last")
         for other in self._sending[chat]:
             if not (other.claim.is_lost or claim.is_lost):

@@ -91,9 +91,12 @@ class Account:
         return None if score_and_seq is None else (-score_and_seq[0], score_and_seq[1])
 
     def is_new_head(self, chat: str, seq: int) -> bool:
-        head, stream = self.head(chat), self.streams.get(chat)
-        depth = len(stream.entries if stream else ()) + len(self.sorted.get(chat, ()))
-        return head is not None and head[1] == seq and depth > 1
+        head = self.head(chat)
+        return head is not None and head[1] == seq and self.depth(chat) > 1
+
+    def depth(self, chat: str) -> int:
+        stream = self.streams.get(chat)
+        return len(stream.entries if stream else ()) + len(self.sorted.get(chat, ()))
 
 
 class Memory:
@@ -194,7 +197,7 @@ def _lease(memory: Memory, keys: Sequence[str], arguments: Sequence[str]) -> lis
     for chat in _due(account.leased, now, PASS):
         del account.leased[chat]
         account.ready.setdefault(chat, now)
-    leased = []
+    leased: list[Any] = []
     for chat in _due(account.ready, now, int(most)):
         del account.ready[chat]
         lock = account.lock(chat, now)
@@ -204,7 +207,7 @@ def _lease(memory: Memory, keys: Sequence[str], arguments: Sequence[str]) -> lis
         elif account.head(chat) is not None:
             account.locks[chat] = Lock(token, now + int(lock_ms))
             account.leased[chat] = now + int(lock_ms)
-            leased.append(chat)
+            leased += [chat, account.depth(chat)]
     firsts = [min(scores.values()) for scores in (account.ready, account.scheduled, account.leased) if scores]
     return [int(memory.get(keys[3]) is not None), max(min(firsts) - now, 0) if firsts else -1, *leased]
 
@@ -216,6 +219,8 @@ def _finish(memory: Memory, keys: Sequence[str], arguments: Sequence[str]) -> fl
             account.drop(chat, int(seq), message_id)
         elif action == "keep":
             account.add(chat, int(seq), message_id, priority)
+        if wait_ms < 0:
+            continue
         lock = account.lock(chat, now)
         if lock is not None and token not in ("", lock.token):
             lock.dirty = True

@@ -167,6 +167,12 @@ class Scenario:
     contention: float = 0.0
     others: Sequence[bool] = ()
     """Which workers have the second executor, too; the first one always has."""
+    paced: bool = True
+    """Whether there are gaps; without them a chat's next message follows at once, under the same lease."""
+
+    @property
+    def least_gap_seconds(self) -> float:
+        return SETTINGS.delay_min_seconds if self.paced else 0.0
 
     @property
     def is_calm(self) -> bool:
@@ -230,6 +236,7 @@ def draw_scenario(seed: int) -> Scenario:
         loss=0.0 if calm else rng.choice((0.0, 0.0, 0.005, 0.02, 0.05)),
         contention=0.0 if calm else rng.choice((0.0, 0.0, 0.1)),
         others=[True, *(calm or rng.random() < 0.5 for _ in range(workers - 1))],
+        paced=rng.random() < 0.7,
     )
 
 

@@ -98,7 +98,8 @@ class World:
         self.loop = VirtualLoop(rng)  # type: ignore[abstract] # no sockets, no threads, no signals
         self.rng = rng
         self.run = Run(scenario, scenario.recovery_seconds)
-        self.settings = SETTINGS.model_copy(update={"max_chats": scenario.max_chats})
+        gaps: dict[str, float] = {} if scenario.paced else {"delay_min_seconds": 0.0, "delay_max_seconds": 0.0}
+        self.settings = SETTINGS.model_copy(update={"max_chats": scenario.max_chats, **gaps})
         self.tables = Tables(self.loop.time, rng, self.note)
         self.tables.contention = scenario.contention
         self.redis = RedisServer(self.loop.time)

@@ -2,7 +2,7 @@
 -- Guarantees: a chat is handed out once until its lock ends or is released; at most `max` chats and a bounded number
 --   of promotions a call. Only a hint: the claim in PostgreSQL decides.
 -- KEYS: ready, leased, scheduled, epoch    ARGV: prefix, max, lock_ms, owner, token
--- Returns: {epoch exists 1|0, ms until the next chat is due or -1, chat, chat, ...}
+-- Returns: {epoch exists 1|0, ms until the next chat is due or -1, chat, its waiting entries, chat, ...}
 --! include chat
 local max, lock_ms, owner, token = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local PASS = 200
@@ -44,6 +44,7 @@ for _, chat in ipairs(redis.call('ZRANGE', ready, '-inf', now, 'BYSCORE', 'LIMIT
     redis.call('ZADD', leased, now + lock_ms, chat)
     if priority == 0 then record(stream_of(chat), string.format('%.0f-0', seq)) end
     reply[#reply + 1] = chat
+    reply[#reply + 1] = redis.call('XLEN', stream_of(chat)) + redis.call('ZCARD', sorted_of(chat))
   end
 end
 
