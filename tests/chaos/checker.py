@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -193,11 +194,11 @@ def unexplained(run: Run) -> Iterator[str]:
 
 SETTLED_AS = {
     201: ("sent",),
-    400: ("final",),
-    429: ("deferred", "final"),
-    500: ("failed attempt", "final"),
+    400: ("final", "cancelled"),
+    429: ("deferred", "cancelled"),
+    500: ("failed attempt", "final", "cancelled"),
 }
-"""How an attempt may end by what the gateway answered; a failing one that was cancelled meanwhile is final."""
+"""How an attempt may end by what the gateway answered; only a failing one may be cancelled meanwhile."""
 
 
 def settled_otherwise(run: Run) -> Iterator[str]:
@@ -208,7 +209,10 @@ def settled_otherwise(run: Run) -> Iterator[str]:
             continue
         answers = [send.status for send in claim.sends]
         if not answers:
-            if claim.how != "released" and not claim.error.startswith("ExecutorError: webhook: cannot connect"):
+            # What is given back after its cancel ends there.
+            if claim.how not in ("released", "cancelled") and not claim.error.startswith(
+                "ExecutorError: webhook: cannot connect"
+            ):
                 yield f"{claim.key} ended as {claim.how} without a send"
         elif answers[-1] is not None and claim.how not in SETTLED_AS[answers[-1]]:
             yield f"{claim.key} ended as {claim.how} though the gateway answered {answers[-1]}"
@@ -258,11 +262,17 @@ def drained_badly(run: Run) -> Iterator[str]:
         if fault.kind != "SIGTERM":
             continue
         died = any(other.kind in ENDING and other.pid == fault.pid for other in run.faults)
-        if fault.code != 0 and not died:
+        if fault.code != 0 and not died and not _was_starting_over(run, fault):
             yield f"{fault.slot} (process {fault.pid}) ended with {fault.code} after SIGTERM"
         for claim in run.held_by(fault.pid, fault.start, fault.end):
             if claim.how == "reclaimed" and not _disturbed(run, fault.slot, claim):
                 yield f"{claim.key} was taken back from {fault.slot}, which was told to stop in order"
+
+
+def _was_starting_over(run: Run, fault: Fault) -> bool:
+    """Whether SIGTERM met a worker that was replacing itself: it had drained, and the new one did not listen yet."""
+    stuck = any(f.kind == "executor: ignore cancellation" and f.pid == fault.pid for f in run.faults)
+    return fault.code == -signal.SIGTERM and stuck and not run.held_by(fault.pid, fault.start, fault.end)
 
 
 KILLS = ("worker kill -9", "producer kill -9", "SIGTERM, then kill")
@@ -276,8 +286,10 @@ def ended_by_itself(run: Run) -> Iterator[str]:
     for life in run.lives:
         if life.pid not in killed | told | died and life.slot.startswith("worker"):
             yield f"{life.slot} (process {life.pid}) ended by itself with {life.code}"
-    if run.log_lines["tracebacks"]:
-        yield f"{run.log_lines['tracebacks']} tracebacks in the logs"
+    # Where Redis lost the mark of a running cron job, arq starts it again and tells of its end twice.
+    tracebacks = run.log_lines["tracebacks"] - run.log_lines["cron jobs that arq ran twice"]
+    if tracebacks:
+        yield f"{tracebacks} tracebacks in the logs"
 
 
 def _disturbed(run: Run, slot: str, claim: Claim) -> bool:

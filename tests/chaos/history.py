@@ -15,7 +15,7 @@ CLOCK_TOLERANCE_SECONDS = 0.005
 TERMINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "DELETED"})
 
 Result = Literal["ok", "no", "unknown"]
-End = Literal["sent", "failed attempt", "final", "deferred", "released", "reclaimed", "stolen"]
+End = Literal["sent", "failed attempt", "cancelled", "final", "deferred", "released", "reclaimed", "stolen"]
 
 
 @dataclass(slots=True)
@@ -178,6 +178,7 @@ LOG_LINES = {
     "rebuilt: Redis knows": "rebuilds",
     "this worker will be replaced": "workers replaced",
     "Traceback": "tracebacks",
+    "failed, KeyError: 'mqworker:": "cron jobs that arq ran twice",
 }
 
 
@@ -281,6 +282,8 @@ def _how(begun: Change, ended: Change) -> End:
         return "reclaimed"
     if ended.now == "COMPLETED":
         return "sent"
+    if ended.now == "CANCELLED":
+        return "cancelled"
     if ended.now in TERMINAL:
         return "final"
     if ended.retry_count > begun.retry_count:

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -190,7 +191,8 @@ class Producer:
                     # Whatever it was: the transaction has not been committed.
                     raise StorageUnavailable("not stored") from error
                 if not commit:
-                    await session.rollback()
+                    with suppress(SQLAlchemyError, OSError):  # then the server has rolled it back
+                        await session.rollback()
                     raise StorageUnavailable("rolled back")
                 try:
                     await session.commit()

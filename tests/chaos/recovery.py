@@ -97,8 +97,8 @@ def _meets(intervals: list[tuple[float, float]], start: float, end: float) -> bo
     return any(a <= end and b >= start for a, b in intervals)
 
 
-def _without_workers(run: Run) -> list[tuple[float, float]]:
-    """When no worker was there, or only frozen ones: none had begun to work, and the last had ended."""
+def _without_workers(run: Run, least: float = 1) -> list[tuple[float, float]]:
+    """When fewer than ``least`` workers ran: the others were frozen, had ended, or had not begun to work."""
     workers = [life for life in run.lives if life.slot.startswith("worker") and life.start]
     steps = [step for life in workers for step in ((life.start, 1), (life.end, -1))]
     stopped = [f for f in run.faults if f.kind in ("zombie", "short stop")]
@@ -106,10 +106,11 @@ def _without_workers(run: Run) -> list[tuple[float, float]]:
     closed: list[tuple[float, float]] = []
     number, since = 0, 0.0
     for at, step in sorted(steps):
-        if number == 0 and step > 0:
+        if number < least <= number + step:
             closed.append((since, at))
+        if number + step < least <= number:
+            since = at
         number += step
-        since = at
     return closed
 
 
@@ -118,7 +119,8 @@ def _without_workers(run: Run) -> list[tuple[float, float]]:
 
 def _resumed(run: Run) -> dict[str, list[float]]:
     blocking = [(f.start, f.end) for f in run.faults if f.kind in BLOCKING]
-    blocking = sorted([*blocking, *_without_workers(run)])
+    # Nor is it this fault's doing while most of the workers are frozen or dead.
+    blocking = sorted([*blocking, *_without_workers(run, run.facts["workers"] / 2)])
     waits = _Waits(run)
     found: dict[str, list[float]] = defaultdict(list)
     for fault in run.faults:

@@ -21,6 +21,7 @@ FACTS: dict[str, Any] = {
     "drain_seconds": 10.0,
     "wake_seconds": 3.0,
     "steady": True,
+    "workers": 1,
     "redis_left": [],
     "canaries": [],
 }
@@ -61,7 +62,20 @@ def clean_run() -> Run:
     changes.sort(key=lambda one: one.at)
     faults = [Fault("SIGTERM", 98.0, 99.0, pid=1, slot="worker-1", code=0)]
     lives = [Life("worker-1", 1, 1.0, 99.0, 0)]
-    return Run(FACTS, told, [], rows, [], changes, claims, sends, faults, lives, {}, {"tracebacks": 0})
+    return Run(
+        FACTS,
+        told,
+        [],
+        rows,
+        [],
+        changes,
+        claims,
+        sends,
+        faults,
+        lives,
+        {},
+        {"tracebacks": 0, "cron jobs that arq ran twice": 0},
+    )
 
 
 def broken(run: Run) -> set[str]:
@@ -212,7 +226,7 @@ def crash(run: Run) -> None:
 
 
 def trace(run: Run) -> None:
-    run.log_lines = {"tracebacks": 1}
+    run.log_lines = {"tracebacks": 1, "cron jobs that arq ran twice": 0}
 
 
 FORGED: list[tuple[Callable[[Run], None], str]] = [
