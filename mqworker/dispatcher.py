@@ -96,10 +96,14 @@ class Dispatcher:
         if not taken.instances:
             return LONGEST_SLEEP_SECONDS if taken.wait_seconds is None else taken.wait_seconds
         leased = await self._lease(taken.instances)
-        await self._broker.park(taken.guard, {one.instance: one.wait_seconds for one in leased})
-        leases = [lease for one in leased for lease in one.leases]
-        if leases:
-            await self._claim(leases, first=True)
+        # Beside the claim: a message must not wait for one more round trip.
+        parking = asyncio.create_task(self._park(taken.guard, leased))
+        try:
+            leases = [lease for one in leased for lease in one.leases]
+            if leases:
+                await self._claim(leases, first=True)
+        finally:
+            await parking
         # How long to sleep only a take can tell that finds nothing: other accounts may be due before these.
         return 0.0
 
@@ -130,6 +134,9 @@ class Dispatcher:
             if not one.known:
                 self._on_unknown_instance(one.instance)
         return leased
+
+    async def _park(self, guard: str, leased: list[Leased]) -> None:
+        await self._broker.park(guard, {one.instance: one.wait_seconds for one in leased})
 
     async def _claim(self, leases: list[Lease], *, first: bool) -> None:
         """Claim and start. Unless these leases are the ``first`` of their chats they are long enough already."""
