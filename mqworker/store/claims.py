@@ -196,25 +196,31 @@ def _ask_again_seconds(verdict: str, wait_seconds: float) -> float:
             return max(wait_seconds, 0.0)
 
 
-def _answer(row: Row[Any]) -> Claim | NotNow:
+def _answer(row: Any) -> Claim | NotNow:
     if row.claim_id is None:
         wait_seconds = _ask_again_seconds(row.verdict, float(row.wait_seconds or 0.0))
         return NotNow(row.verdict, wait_seconds, _scheduled(row, wait_seconds) if row.verdict == "waits" else None)
-    payload, undecodable = _decode(row.payload)
+    # Unpacked at once, in the statement's order: to look each column up by its name costs as much as all else here.
+    (
+        instance, chat_id, _verdict, _wait_seconds, _soon_id, _soon_seq, _soon_priority,
+        message_id, claim_id, seq, client_id, stored, is_group, executor,
+        priority, retry_count, max_retries, created_at,
+    ) = row  # fmt: skip
+    payload, undecodable = _decode(stored)
     message = Message(
-        id=row.id,
-        instance=row.instance,
-        client_id=row.client_id,
-        chat_id=row.chat_id,
+        id=message_id,
+        instance=instance,
+        client_id=client_id,
+        chat_id=chat_id,
         payload=payload,
-        is_group=row.is_group,
-        executor=row.executor,
-        priority=row.priority,
-        retry_count=row.retry_count,
-        max_retries=row.max_retries,
-        created_at=row.created_at,
+        is_group=is_group,
+        executor=executor,
+        priority=priority,
+        retry_count=retry_count,
+        max_retries=max_retries,
+        created_at=created_at,
     )
-    return Claim(row.claim_id, row.seq, message, undecodable)
+    return Claim(claim_id, seq, message, undecodable)
 
 
 def _scheduled(row: Row[Any], due_seconds: float) -> Waiting | None:

@@ -5,7 +5,9 @@ Each is atomic; that it is what the SQL does is shown by ``tests/conformance``. 
 
 from __future__ import annotations
 
+from datetime import datetime
 from types import SimpleNamespace
+from typing import NamedTuple
 from uuid import UUID
 
 from mqworker.message import ChatKey
@@ -23,6 +25,29 @@ from tests.simulation.memory_tables import (
 """What is told at most where a chat waits for a schedule alone."""
 
 
+class ClaimRow(NamedTuple):
+    """What the claim tells of one chat, in the order of its columns."""
+
+    instance: str
+    chat_id: str
+    verdict: str
+    wait_seconds: float | None = None
+    soon_id: UUID | None = None
+    soon_seq: int | None = None
+    soon_priority: int | None = None
+    id: UUID | None = None
+    claim_id: UUID | None = None
+    seq: int | None = None
+    client_id: int | None = None
+    payload: str | None = None
+    is_group: bool | None = None
+    executor: str | None = None
+    priority: int | None = None
+    retry_count: int | None = None
+    max_retries: int | None = None
+    created_at: datetime | None = None
+
+
 def claim(tables: Tables, given: Parameters, began: float) -> Answers:
     executors = set(values_of(given["executors"]))
     now = tables.now
@@ -34,7 +59,7 @@ def claim(tables: Tables, given: Parameters, began: float) -> Answers:
 
 def _claim_one(
     tables: Tables, chat: ChatKey, executors: set[str], given: Parameters, now: float, began: float
-) -> SimpleNamespace:
+) -> ClaimRow:
     flight = tables.flight_of(chat)
     if flight is not None:
         return _not_now("in_flight", chat, flight.lease_expires_at, now)
@@ -70,22 +95,21 @@ def _new_id(tables: Tables) -> UUID:
     return UUID(int=tables.rng.getrandbits(128), version=4)
 
 
-def _not_now(verdict: str, chat: ChatKey, until: float | None, now: float, soon: Row | None = None) -> SimpleNamespace:
+def _not_now(verdict: str, chat: ChatKey, until: float | None, now: float, soon: Row | None = None) -> ClaimRow:
     wait = None if until is None or until <= now else min(until - now, DAY_SECONDS)
-    return SimpleNamespace(
-        claim_id=None,
-        verdict=verdict,
-        wait_seconds=wait,
-        instance=chat.instance,
-        chat_id=chat.chat_id,
+    return ClaimRow(
+        chat.instance,
+        chat.chat_id,
+        verdict,
+        wait,
         soon_id=soon.id if soon else None,
         soon_seq=soon.seq if soon else None,
         soon_priority=soon.priority if soon else None,
     )
 
 
-def _claimed(row: Row) -> SimpleNamespace:
-    return SimpleNamespace(
+def _claimed(row: Row) -> ClaimRow:
+    return ClaimRow(
         verdict="claimed",
         claim_id=row.claim_id,
         id=row.id,
