@@ -55,7 +55,7 @@ async def test_a_lease_tells_how_many_wait_and_goes_on_when_told_so(broker: Brok
     assert await broker.finish([first, second]) is None
     assert await lease(broker) == [], "the chat is still ours"
     assert await broker.announce([entry(2)]) == 0, "the other entries stand"
-    assert await broker.finish([Finish(held.chat, held.token, 0.0, done=entry(2))]) == 0.0
+    assert await broker.finish([Finish(held.chat, held.token, 0.0, done=entry(2))]) is None, "nothing waits any more"
     assert await lease(broker) == []
     assert await broker.announce([entry(n, priority=p) for n, p in ((1, 0), (2, 0), (3, 5))]) == 3, "all are gone"
 

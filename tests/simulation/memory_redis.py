@@ -228,8 +228,9 @@ def _finish(memory: Memory, keys: Sequence[str], arguments: Sequence[str]) -> fl
         account.locks.pop(chat, None)
         account.leased.pop(chat, None)
         due_ms = gap_ms if lock is not None and lock.dirty else wait_ms
-        _lower(account.ready, chat, now + due_ms)
-        earliest = due_ms if earliest < 0 else min(earliest, due_ms)
+        if due_ms > 0 or account.depth(chat):
+            _lower(account.ready, chat, now + due_ms)
+            earliest = due_ms if earliest < 0 else min(earliest, due_ms)
     return earliest
 
 

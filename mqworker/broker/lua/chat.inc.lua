@@ -25,11 +25,14 @@ local function head_of(chat)
   return priority, best_seq
 end
 
+-- How many entries wait.
+local function depth_of(chat) return redis.call('XLEN', stream_of(chat)) + redis.call('ZCARD', sorted_of(chat)) end
+
 -- Whether the entry just added is the best of several: alone in its chat it has no other to outrank.
 local function is_new_head(chat, seq)
   local _, head_seq = head_of(chat)
   if head_seq ~= tonumber(seq) then return false end
-  return redis.call('XLEN', stream_of(chat)) + redis.call('ZCARD', sorted_of(chat)) > 1
+  return depth_of(chat) > 1
 end
 
 -- Put an entry into its lane. A repeat changes nothing; a late seq (lower than one that the stream has had) and any

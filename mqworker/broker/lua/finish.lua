@@ -1,6 +1,6 @@
 -- finish: let leased chats go again, each with the time at which it may go next.
 -- Guarantees: the entry named is in its lane or gone, as told; the lock is released if it is ours; the chat is in `ready` at
---   its next time, also when nothing waits (so that its gap is known until it has passed). A chat that was announced
+--   its next time, also when nothing waits (so that its gap, if any, is known until it has passed). A chat that was announced
 --   to meanwhile goes after `gap_ms`, not after `wait_ms`: a new message may outrank the one that waits. With a
 --   negative `wait_ms` its lease goes on, and only the entry is looked at.
 -- KEYS: ready, leased, scheduled, epoch
@@ -24,8 +24,10 @@ for i = 1, #list, 8 do
     redis.call('DEL', lock_of(chat))
     redis.call('ZREM', leased, chat)
     local due_ms = held[2] and gap_ms or wait_ms
-    redis.call('ZADD', ready, 'LT', now + due_ms, chat)
-    if earliest < 0 or due_ms < earliest then earliest = due_ms end
+    if due_ms > 0 or redis.call('EXISTS', stream_of(chat), sorted_of(chat)) > 0 then
+      redis.call('ZADD', ready, 'LT', now + due_ms, chat)
+      if earliest < 0 or due_ms < earliest then earliest = due_ms end
+    end
   end
 end
 return earliest

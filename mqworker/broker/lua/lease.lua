@@ -32,19 +32,19 @@ end
 local reply = {redis.call('EXISTS', epoch), -1}
 for _, chat in ipairs(redis.call('ZRANGE', ready, '-inf', now, 'BYSCORE', 'LIMIT', 0, max)) do
   redis.call('ZREM', ready, chat)
-  local lock = lock_of(chat)
-  local priority, seq = head_of(chat)
+  local lock, depth = lock_of(chat), depth_of(chat)
   if redis.call('EXISTS', lock) == 1 then
     redis.call('HSET', lock, 'dirty', 1)
     -- Its holder may be dead: out of `leased` as well (its end is this very millisecond), the chat would be lost.
     redis.call('ZADD', leased, 'NX', now + math.max(redis.call('PTTL', lock), 0) + 1, chat)
-  elseif seq then
+  elseif depth > 0 then
     redis.call('HSET', lock, 'owner', owner, 'token', token, 'since_ms', string.format('%.0f', now))
     redis.call('PEXPIRE', lock, lock_ms)
     redis.call('ZADD', leased, now + lock_ms, chat)
+    local priority, seq = head_of(chat)
     if priority == 0 then record(stream_of(chat), string.format('%.0f-0', seq)) end
     reply[#reply + 1] = chat
-    reply[#reply + 1] = redis.call('XLEN', stream_of(chat)) + redis.call('ZCARD', sorted_of(chat))
+    reply[#reply + 1] = depth
   end
 end
 
