@@ -172,11 +172,15 @@ class Dispatcher:
             await self._broker.announce(scheduled, wake=False)
         held = claimed if first else []
         try:
-            await self._broker.answer(claimed=held, empty=empty, waiting=waiting, lock_seconds=self._lock_seconds)
+            due_seconds = await self._broker.answer(
+                claimed=held, empty=empty, waiting=waiting, lock_seconds=self._lock_seconds
+            )
         except BrokerUnavailable:
             # What was claimed is on its way already, and its first lock ends soon.
             self._settler.owe([*waiting, *(Finish(lease.chat, lease.token, 0.0) for lease in empty)])
             raise
+        if due_seconds is not None:
+            self._wake.ring_in(due_seconds)
 
     def _start(self, flight: Flight, *, late: bool) -> None:
         self._flights.add(flight)

@@ -164,20 +164,24 @@ class Broker:
 
     async def answer(
         self, *, claimed: Sequence[Lease], empty: Sequence[Lease], waiting: Sequence[Finish], lock_seconds: float
-    ) -> None:
-        """Say what a claim made of its leases: hold the claimed, drop the empty, let the waiting go later."""
-        others = [*self._renewals(claimed, lock_seconds), *self._tokens("forget", empty)]
-        await self._let_go(self._finishes(waiting), others)
+    ) -> float | None:
+        """Say what a claim made of its leases: hold the claimed, drop the empty, let the waiting go later.
+
+        Returns the seconds until the earliest of those that were let go is due, as :meth:`finish` does.
+        """
+        let_go = [*self._finishes(waiting), *self._tokens("forget", empty)]
+        return await self._let_go(let_go, self._renewals(claimed, lock_seconds))
 
     async def renew(self, leases: Sequence[Lease], *, lock_seconds: float) -> None:
         """Hold locked chats longer."""
         await self._let_go([], self._renewals(leases, lock_seconds))
 
-    async def _let_go(self, finishes: Sequence[tuple[str, Call]], others: Sequence[Call] = ()) -> float | None:
+    async def _let_go(self, calls: Sequence[tuple[str, Call]], others: Sequence[Call] = ()) -> float | None:
+        """Run ``calls``, each of which tells when a chat of its account is due, and then see to their accounts."""
         with translated_errors():
-            replies = await run(self.redis, [*(call for _, call in finishes), *others])
+            replies = await run(self.redis, [*(call for _, call in calls), *others])
             due: dict[str, float] = {}
-            for (name, _), ms in sorted(zip(finishes, replies, strict=False), key=lambda one: -one[1]):
+            for (name, _), ms in sorted(zip(calls, replies, strict=False), key=lambda one: -one[1]):
                 if ms >= 0:
                     due[name] = ms / 1000  # the earliest comes last
             if due:
@@ -192,11 +196,11 @@ class Broker:
         ]
 
     def _renewals(self, leases: Sequence[Lease], lock_seconds: float) -> list[Call]:
-        return self._tokens("renew", leases, _ms(lock_seconds))
+        return [call for _, call in self._tokens("renew", leases, _ms(lock_seconds))]
 
-    def _tokens(self, name: str, leases: Sequence[Lease], *more: int) -> list[Call]:
+    def _tokens(self, name: str, leases: Sequence[Lease], *more: int) -> list[tuple[str, Call]]:
         return [
-            self._many(name, instance, [w for x in part for w in (encode(x.chat.chat_id), x.token)], *more)
+            (instance, self._many(name, instance, [w for x in part for w in (encode(x.chat.chat_id), x.token)], *more))
             for instance, part in _by_instance(leases, lambda lease: lease.chat.instance)
         ]
 

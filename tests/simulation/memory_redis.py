@@ -235,7 +235,7 @@ def _finish(memory: Memory, keys: Sequence[str], arguments: Sequence[str]) -> fl
 
 
 def _forget(memory: Memory, keys: Sequence[str], arguments: Sequence[str]) -> int:
-    account, now, forgotten = memory.account(arguments[0]), memory.now, 0
+    account, now, earliest = memory.account(arguments[0]), memory.now, -1
     for chat, token in _rows(arguments, 2):
         lock = account.lock(chat, now)
         if lock is None or lock.token != token:
@@ -244,11 +244,11 @@ def _forget(memory: Memory, keys: Sequence[str], arguments: Sequence[str]) -> in
         account.leased.pop(chat, None)
         if lock.dirty:
             _lower(account.ready, chat, now)
+            earliest = 0
         else:
             for lanes in (account.streams, account.sorted, account.ready):
                 lanes.pop(chat, None)
-            forgotten += 1
-    return forgotten
+    return earliest
 
 
 def _renew(memory: Memory, keys: Sequence[str], arguments: Sequence[str]) -> int:
