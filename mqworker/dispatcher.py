@@ -13,7 +13,7 @@ from mqworker.lifecycle import Settlement
 from mqworker.outage import Outage
 from mqworker.processor import Processor
 from mqworker.settler import Settler
-from mqworker.store import Claim, Store, Waiting
+from mqworker.store import Claim, NotNow, Store, Waiting
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,8 @@ class Dispatcher:
         self._on_return = on_return
         self._stopping = False
         self._may_have_strays = False
+        # A claim that is under way would look like a stray: what it took would be given back, and sent all the same.
+        self._claiming = asyncio.Lock()
 
     def stop(self) -> None:
         """Lease nothing more; what is in flight goes on."""
@@ -122,13 +124,18 @@ class Dispatcher:
 
     async def _release_strays(self) -> None:
         """What a claim took whose answer was lost: without this it would cost its message an attempt that none made."""
-        strays = await self._store.claims.release_strays([flight.claim for flight in self._flights.all()])
-        self._may_have_strays = False
+        async with self._claiming:
+            held = [flight.claim for flight in self._flights.all()]
+            strays = await self._store.claims.release_strays(held)
+            self._may_have_strays = False
         if strays:
             log.info("claims whose answer was lost are given back", extra={"messages": strays})
 
     async def _lease(self, instances: list[str]) -> list[Leased]:
         room = min(self._flights.room, LEASE_BATCH)
+        if room <= 0:
+            # Chats that went on took it since we looked: these accounts are due still.
+            return [Leased(instance, known=True, wait_seconds=0.0, leases=[]) for instance in instances]
         leased = await self._broker.lease(instances, max_chats=room, lock_seconds=FIRST_LOCK_SECONDS)
         for one in leased:
             if not one.known:
@@ -140,17 +147,8 @@ class Dispatcher:
 
     async def _claim(self, leases: list[Lease], *, first: bool) -> None:
         """Claim and start. Unless these leases are the ``first`` of their chats they are long enough already."""
-        chats = [lease.chat for lease in leases]
-        begun = asyncio.get_running_loop().time()
-        try:
-            answers = await self._store.claims.claim(chats, self._processor.executor_names)
-        except (StorageUnavailable, StatementFailed):
-            self._may_have_strays = True
-            # Not ours any more: let them be leased again soon, by us or by a worker that reaches PostgreSQL.
-            await self._settler.tell([Finish(lease.chat, lease.token, UNCLAIMED_WAIT_SECONDS) for lease in leases])
-            raise
-        self._postgres.over()
-        late = asyncio.get_running_loop().time() - begun > self._claim_seconds
+        async with self._claiming:
+            answers = await self._ask(leases)
         claimed: list[Lease] = []
         empty: list[Lease] = []
         waiting: list[Finish] = []
@@ -158,7 +156,6 @@ class Dispatcher:
         for lease, answer in zip(leases, answers, strict=True):
             if isinstance(answer, Claim):
                 claimed.append(lease)
-                self._start(Flight(answer, lease), late=late)
             elif answer.scheduled is not None:
                 # Redis took it for due: its clock runs ahead, or it is stale. It is told again, and the chat forgotten,
                 # since a chat that waited for it would hold up what comes meanwhile.
@@ -170,10 +167,29 @@ class Dispatcher:
                 waiting.append(Finish(lease.chat, lease.token, answer.wait_seconds))
         if scheduled:
             await self._broker.announce(scheduled, wake=False)
-        held = claimed if first else []
+        await self._answer(claimed if first else [], empty, waiting)
+
+    async def _ask(self, leases: list[Lease]) -> list[Claim | NotNow]:
+        """Claim, and start what was claimed: until then it counts as a stray."""
+        begun = asyncio.get_running_loop().time()
+        try:
+            answers = await self._store.claims.claim([lease.chat for lease in leases], self._processor.executor_names)
+        except (StorageUnavailable, StatementFailed):
+            self._may_have_strays = True
+            # Not ours any more: let them be leased again soon, by us or by a worker that reaches PostgreSQL.
+            await self._settler.tell([Finish(lease.chat, lease.token, UNCLAIMED_WAIT_SECONDS) for lease in leases])
+            raise
+        self._postgres.over()
+        late = asyncio.get_running_loop().time() - begun > self._claim_seconds
+        for lease, answer in zip(leases, answers, strict=True):
+            if isinstance(answer, Claim):
+                self._start(Flight(answer, lease), late=late)
+        return answers
+
+    async def _answer(self, claimed: list[Lease], empty: list[Lease], waiting: list[Finish]) -> None:
         try:
             due_seconds = await self._broker.answer(
-                claimed=held, empty=empty, waiting=waiting, lock_seconds=self._lock_seconds
+                claimed=claimed, empty=empty, waiting=waiting, lock_seconds=self._lock_seconds
             )
         except BrokerUnavailable:
             # What was claimed is on its way already, and its first lock ends soon.

@@ -17,7 +17,7 @@ from rich.console import Console
 from mqworker.cli.running import ended_by_signals
 from tests.chaos.history import read
 from tests.chaos.mutants import MUTANTS
-from tests.chaos.plan import Plan, lanes, least_of
+from tests.chaos.plan import GAPLESS, Plan, lanes, least_of
 from tests.chaos.proving import plan_of, prove
 from tests.chaos.report import Report, report, show
 from tests.chaos.run import carry_out
@@ -61,6 +61,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         rate=options.rate,
         lanes=lanes(options.workers),
         least=least_of(options.minutes),
+        **(GAPLESS if options.gapless else {}),
     )
 
 
@@ -73,6 +74,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3)), help="which faults (default: any)")
     parser.add_argument("--workers", type=int, default=5, help="worker processes (default: 5)")
     parser.add_argument("--rate", type=float, default=60.0, help="messages a second (default: 60)")
+    parser.add_argument("--gapless", action="store_true", help="no gaps between the sends of a chat")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where the history stays, also of a clean run")
     parser.add_argument("--check", type=Path, metavar="FOLDER", help="only read the history of an earlier run")
     parser.add_argument("--mutants", nargs="*", metavar="NAME", help="prove the checker with all mutants, or these")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 # The proportions of the defaults, made short: a lease that ends after 2 s is lost fifteen times as often.
 PROFILE: dict[str, float] = {
@@ -19,6 +19,12 @@ PROFILE: dict[str, float] = {
     "reconcile_every_seconds": 1.0,
     "drain_seconds": 10.0,
     "max_chats": 40,
+}
+
+# Few chats, so that more than one message waits in each: the next one follows under the same lease.
+GAPLESS: dict[str, Any] = {
+    "chats": 60,
+    "settings": {**PROFILE, "delay_min_seconds": 0.0, "delay_max_seconds": 0.0},
 }
 
 Weights = Mapping[str, float]
