@@ -1,1 +1,1 @@
-"""Speed as ratios within one run: `scripts/bench`."""
+"""The instrument of our figures: every rate stands beside a floor of the same run. `scripts/bench`."""

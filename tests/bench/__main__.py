@@ -3,154 +3,146 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
-import signal
-import subprocess
 import sys
-from dataclasses import asdict, dataclass
-from statistics import median
-from time import perf_counter
+import tempfile
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
-import psycopg
+from rich.console import Console
 
-from mqworker import MessageQueue, Settings, load_settings
+from mqworker.cli.running import ended_by_signals, run
 from mqworker.devserver import DevServers
-from mqworker.migrate import upgrade
-from tests.bench import floor
+from mqworker.devserver.servers import DATABASE_URL_VARIABLE, REDIS_URL_VARIABLE
+from tests.bench import plots
+from tests.bench.catalogue import BENCHMARKS, SOAK, Benchmark
+from tests.bench.figures import Figure, merged
+from tests.bench.report import Result, facts, machine, missed, show
+from tests.bench.room import Room
+from tests.bench.soak import soak
 
-ENQUEUE_BATCH = 1000
-DRAIN_LIMIT_SECONDS = 300.0
-LOOK_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class Figures:
-    """Messages a second. ``life`` is enqueue_many and drain together; the ratios are against the bare SQL floor."""
-
-    messages: int
-    chats: int
-    floor_life: float
-    enqueue_many: float
-    drain: float
-    life: float
-
-    @property
-    def ratio(self) -> float:
-        return self.life / self.floor_life
+QUICK_SCALE = 0.1
+LEAST_SCALE = 0.06
+SOAK_MINUTES = 30.0
 
 
-async def measure(settings: Settings, messages: int, chats: int) -> Figures:
-    """One run on empty tables: the floor, then the same number of messages through one worker process."""
-    url = settings.database_url.get_secret_value().replace("+psycopg", "")
-    empty(url)
-    floor_life = await asyncio.to_thread(floor.life_per_second, url, messages)
-    empty(url)
-    async with MessageQueue(settings) as queue:
-        worker = await start_worker(settings, queue)
+def main() -> int:
+    options = _options()
+    if options.list:
+        for benchmark in _known(SOAK_MINUTES).values():
+            print(f"{benchmark.name:14} {benchmark.line}")
+        return 0
+    if any(os.environ.get(name) for name in (DATABASE_URL_VARIABLE, REDIS_URL_VARIABLE)):
+        # Nobody's own servers: what is in them would be deleted.
+        print(f"bench brings its own servers and empties them: unset {DATABASE_URL_VARIABLE} and {REDIS_URL_VARIABLE}")
+        return 2
+    with ended_by_signals() as ending:
         try:
-            await once(queue, 200, 100)  # warm: plans, scripts, connections
-            empty(url)
-            began = perf_counter()
-            stop(worker, signal.SIGSTOP)
-            await fill(queue, messages, chats)
-            filled = perf_counter()
-            stop(worker, signal.SIGCONT)
-            await drained(queue, messages)
-            ended = perf_counter()
+            return run(_bench(options))
+        except KeyboardInterrupt:
+            return ending.exit_code
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench", description="Measure on real servers, each figure beside its floor and its target."
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which benchmarks (default: all but the soak)")
+    parser.add_argument("--list", action="store_true", help="name the benchmarks and end")
+    parser.add_argument("--runs", type=int, default=3, help="of each; the slowest take one only (default: 3)")
+    parser.add_argument("--quick", action="store_true", help="small and under two minutes; 1 if a ratio is far off")
+    parser.add_argument("--scale", type=float, help="how large, against what the targets speak of (default: 1)")
+    parser.add_argument(
+        "--soak",
+        type=float,
+        nargs="?",
+        const=SOAK_MINUTES,
+        metavar="MINUTES",
+        help="soak, for 30 minutes or so many (10 at least)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write two plots there, as SVG")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(_known(SOAK_MINUTES)):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; see --list")
+    if options.runs < 1:
+        parser.error("--runs must be 1 or more")
+    if options.scale is not None and options.scale < LEAST_SCALE:
+        parser.error(f"--scale must be {LEAST_SCALE:g} or more: with less, 20,000 chats are as few as 1,000")
+    return options
+
+
+def _known(soak_minutes: float) -> dict[str, Benchmark]:
+    measure = partial(soak, minutes=soak_minutes)
+    measure.__doc__ = soak.__doc__
+    return {**BENCHMARKS, SOAK: Benchmark(SOAK, measure, most_runs=1)}
+
+
+def _chosen(options: argparse.Namespace) -> list[Benchmark]:
+    known = _known(options.soak or SOAK_MINUTES)
+    if options.names:
+        return [known[name] for name in dict.fromkeys(options.names)]
+    if options.soak:
+        return [known[SOAK]]
+    return [one for one in BENCHMARKS.values() if one.quick or not options.quick]
+
+
+async def _bench(options: argparse.Namespace) -> int:
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    scale = options.scale or (QUICK_SCALE if options.quick else 1.0)
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder, DevServers(durable=True) as servers:
+        room = await Room(servers, Path(folder), scale=scale).open()
+        try:
+            told = await machine(room)
+            console.print(", ".join(f"{name} {value}" for name, value in told.items()), highlight=False)
+            results = [await _result(benchmark, room, options, console) for benchmark in _chosen(options)]
         finally:
-            worker.kill()
-            worker.wait()
-    return Figures(
-        messages,
-        chats,
-        floor_life,
-        enqueue_many=messages / (filled - began),
-        drain=messages / (ended - filled),
-        life=messages / (ended - began),
-    )
+            await room.aclose()
+    if options.json:
+        options.json.write_text(json.dumps(facts(results, told), indent=1))
+    if options.plots:
+        plots.write([figure for result in results for figure in result.figures], options.plots)
+    return _verdict(results, options, console)
 
 
-def empty(url: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("TRUNCATE message_queue_items, message_queue_chats")
+async def _result(benchmark: Benchmark, room: Room, options: argparse.Namespace, console: Console) -> Result:
+    """Measure it and print it at once: what comes later may take an hour."""
+    runs: list[list[Figure]] = []
+    failure = ""
+    with console.status(f"{benchmark.name}: {benchmark.line}"):
+        try:
+            while len(runs) < (1 if options.quick else min(options.runs, benchmark.most_runs)):
+                runs.append(await benchmark.measure(room))
+            if options.quick and missed(_judged(runs, room, quick=True)):
+                # A neighbour may have had the machine: only who misses twice has missed.
+                runs = [await benchmark.measure(room)]
+        except AssertionError as error:
+            failure = str(error)
+    result = Result(benchmark.name, _judged(runs, room, quick=options.quick), failure)
+    show(result, console)
+    return result
 
 
-async def once(queue: MessageQueue, messages: int, chats: int) -> None:
-    await fill(queue, messages, chats)
-    await drained(queue, messages)
+def _judged(runs: list[list[Figure]], room: Room, *, quick: bool) -> list[Figure]:
+    """The figures with the targets that hold here: quickly only ratios, with room; at another scale only ratios."""
+    figures = merged(runs)
+    if quick:
+        return [replace(one, target=one.target and one.target.with_room()) for one in figures]
+    if room.scale != 1:
+        return [one if one.is_ratio else replace(one, target=None) for one in figures]
+    return figures
 
 
-async def fill(queue: MessageQueue, messages: int, chats: int) -> None:
-    for start in range(0, messages, ENQUEUE_BATCH):
-        numbers = range(start, min(start + ENQUEUE_BATCH, messages))
-        await queue.enqueue_many([message(n % chats) for n in numbers])
-
-
-def message(chat: int) -> dict[str, object]:
-    return {"instance": "bench", "client_id": 7, "chat_id": f"chat-{chat}", "payload": {"text": "hello"}}
-
-
-async def drained(queue: MessageQueue, messages: int) -> None:
-    """Return when all is sent. Asked rarely: to count 20,000 rows every 10 ms would cost the server a core."""
-    deadline = perf_counter() + DRAIN_LIMIT_SECONDS
-    while (await queue.get_stats("bench")).completed < messages:
-        if perf_counter() > deadline:
-            raise SystemExit(f"not all of {messages} messages were sent within {DRAIN_LIMIT_SECONDS:g} s")
-        await asyncio.sleep(LOOK_SECONDS)
-
-
-async def start_worker(settings: Settings, queue: MessageQueue) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "MQWORKER_APP": "tests.bench.app:registry"}
-    for name in ("database_url", "redis_url"):
-        environment[f"MQWORKER_{name.upper()}"] = getattr(settings, name).get_secret_value()
-    environment |= {"MQWORKER_DELAY_MIN_SECONDS": "0", "MQWORKER_DELAY_MAX_SECONDS": "0"}
-    command = [sys.executable, "-m", "mqworker", "worker", "--log-level", "WARNING"]
-    return await asyncio.to_thread(subprocess.Popen, command, env=environment)
-
-
-def stop(worker: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    worker.send_signal(number)
-
-
-def show(runs: list[Figures]) -> None:
-    """One line a run, then the median."""
-    print(f"{'chats':>7} {'messages':>9} {'floor/s':>9} {'enqueue/s':>10} {'drain/s':>9} {'life/s':>8} {'of floor':>9}")
-    for run in runs:
-        print(
-            f"{run.chats:>7} {run.messages:>9} {run.floor_life:>9.0f} {run.enqueue_many:>10.0f} {run.drain:>9.0f} "
-            f"{run.life:>8.0f} {run.ratio:>9.2f}"
-        )
-
-
-async def bench(arguments: argparse.Namespace, servers: DevServers) -> list[Figures]:
-    settings = load_settings(
-        _env_file=None,
-        database_url=servers.database_url,
-        redis_url=servers.redis_url,
-        delay_min_seconds=0,
-        delay_max_seconds=0,
-    )
-    await asyncio.to_thread(upgrade, settings.database_url.get_secret_value())
-    return [await measure(settings, arguments.messages, arguments.chats) for _ in range(arguments.runs)]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("--messages", type=int, default=20_000)
-    parser.add_argument("--chats", type=int, default=1_000)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    arguments = parser.parse_args()
-    with DevServers(durable=True) as servers:
-        runs = asyncio.run(bench(arguments, servers))
-    if arguments.json:
-        print(json.dumps([{**asdict(run), "ratio": run.ratio} for run in runs]))
-        return
-    show(runs)
-    print(f"median: {median(run.life for run in runs):.0f} a second, {median(r.ratio for r in runs):.2f} of the floor")
+def _verdict(results: list[Result], options: argparse.Namespace, console: Console) -> int:
+    """0 where all was measured, whatever the figures; --quick also wants its ratios."""
+    failed = [f"{result.benchmark} could not be measured" for result in results if result.failure]
+    misses = missed(figure for result in results for figure in result.figures)
+    for line in (*failed, *misses):
+        console.print(line, highlight=False, soft_wrap=True)
+    return int(bool(failed) or (options.quick and bool(misses)))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
