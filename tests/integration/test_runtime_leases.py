@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
 
 from mqworker import Message, MessageQueue, PermanentError, QueueStats
+from mqworker.broker import Broker
+from mqworker.broker.broker import Leased
+from mqworker.message import ChatKey
+from mqworker.runtime import Runtime
 from mqworker.settings import Settings
-from mqworker.store import Store
+from mqworker.store import Claim, NotNow, Store
+from mqworker.store.claims import Claims
 from mqworker.testing.waiting import eventually
+from tests.integration.lanes import lease, lease_one
 from tests.integration.rows import INSTANCE, change, sql
 from tests.integration.working import CANARY, enqueue, finished, working
 
 # leases and the end
+
+
+async def hang(message: Message) -> None:
+    await asyncio.Event().wait()
 
 
 async def test_a_worker_whose_claim_was_taken_over_cancels_its_send_and_changes_nothing(
@@ -40,6 +51,43 @@ async def test_a_worker_whose_claim_was_taken_over_cancels_its_send_and_changes_
         await eventually(lambda: len(runtime.flights) == 0, "the flight is over")
         stored = await queue.get(message_id)
     assert (stored.status, stored.retry_count, stored.error) == ("PROCESSING", 0, None)
+
+
+async def test_what_a_claim_under_way_takes_is_no_stray(
+    settings: Settings, queue: MessageQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, taken, go_on = Claims.claim, asyncio.Event(), asyncio.Event()
+
+    async def claim_slowly(self: Claims, chats: Sequence[ChatKey], executors: Sequence[str]) -> list[Claim | NotNow]:
+        answers = await claim(self, chats, executors)
+        taken.set()
+        await go_on.wait()
+        return answers
+
+    monkeypatch.setattr(Claims, "claim", claim_slowly)
+    message_id = await enqueue(queue)
+    runtime = Runtime.open(settings, {"default": hang})
+    claiming = asyncio.create_task(runtime.dispatcher._claim([await lease_one(runtime.broker)], first=True))
+    await taken.wait()
+    releasing = asyncio.create_task(runtime.dispatcher._release_strays())
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.gather(claiming, releasing)
+    assert (await queue.get(message_id)).status == "PROCESSING"
+    await runtime.aclose()
+
+
+async def test_a_worker_whose_room_was_taken_meanwhile_leases_nothing(
+    settings: Settings, queue: MessageQueue, broker: Broker
+) -> None:
+    await enqueue(queue)
+    await enqueue(queue, "b")
+    runtime = Runtime.open(settings.model_copy(update={"max_chats": 1}), {"default": hang})
+    await runtime.dispatcher._claim(await lease(broker), first=True)
+    assert runtime.flights.room == -1, "chats that go on ask for no room"
+    await enqueue(queue, "c")
+    assert await runtime.dispatcher._lease([INSTANCE]) == [Leased(INSTANCE, known=True, wait_seconds=0.0, leases=[])]
+    await runtime.aclose()
 
 
 async def test_a_long_send_is_renewed_and_not_taken_back(settings: Settings, queue: MessageQueue) -> None:
