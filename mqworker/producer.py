@@ -132,6 +132,7 @@ class Announcer:
             try:
                 await self._broker.announce(entries)
             except BaseException:
+                # Cancelled at the end, too: what was taken out is still owed.
                 self._owed.extendleft(reversed(entries))
                 raise
         if self._away:
