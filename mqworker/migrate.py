@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mqworker.errors import SchemaBehind
 from mqworker.models import VERSION_TABLE
+from mqworker.store.database import Database
 
 
 def _config(database_url: str) -> Config:
@@ -36,15 +34,10 @@ def newest_revision() -> str:
     return ScriptDirectory.from_config(_config("")).get_current_head() or ""
 
 
-def _current(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
-
-
-async def check_schema(engine: AsyncEngine) -> None:
+async def check_schema(database: Database) -> None:
     """Raise :class:`SchemaBehind` unless the database has the revision that this code needs."""
     needed = newest_revision()
-    async with engine.connect() as connection:
-        current = await connection.run_sync(_current)
+    current = await database.scalar(f"SELECT version_num FROM {VERSION_TABLE}")  # noqa: S608 - a constant
     if current == needed:
         return
     known = {script.revision for script in ScriptDirectory.from_config(_config("")).walk_revisions()}

@@ -20,6 +20,7 @@ from mqworker.message import ChatKey, Enqueued, NewMessage, Payload, QueueStats
 from mqworker.producer import Announcer, SharedInsert
 from mqworker.settings import Settings, load_settings
 from mqworker.store import CancelResult, Cleared, Dropped, ErrorCount, Store, StoredMessage
+from mqworker.store.database import Rows
 from mqworker.sweeps import Sweeps
 
 Status = Literal["PENDING", "PROCESSING", "COMPLETED", "FAILED", "CANCELLED"]
@@ -166,8 +167,8 @@ class MessageQueue:
         return await self._insert.insert(message)
 
     async def _insert_in(self, session: AsyncSession, messages: Sequence[NewMessage]) -> list[Enqueued]:
-        connection = await _connection_of(session)
-        answers = await self._store.enqueues.insert_in(connection, messages)
+        rows = _rows_of(await _connection_of(session))
+        answers = await self._store.enqueues.insert_in(rows, messages)
         self._announcer.announce_after_commit(session, _entries(messages, answers))
         return answers
 
@@ -358,4 +359,13 @@ async def _connection_of(session: AsyncSession) -> AsyncConnection:
         raise InvalidMessage("session", f"cannot be used ({type(error).__name__})") from error
     if connection.dialect.name != "postgresql":
         raise InvalidMessage("session", f"must be bound to PostgreSQL, not {connection.dialect.name}")
+    if connection.dialect.driver != "psycopg":
+        raise InvalidMessage("session", f"must use psycopg (postgresql+psycopg://), not {connection.dialect.driver}")
     return connection
+
+
+def _rows_of(connection: AsyncConnection) -> Rows:
+    async def rows(statement: str, parameters: Mapping[str, Any]) -> Sequence[Any]:
+        return (await connection.exec_driver_sql(statement, dict(parameters))).all()
+
+    return rows

@@ -117,7 +117,7 @@ class Runtime:
             try:
                 with translated_errors():
                     risks = [*await self.store.database.check(), *open_links(self.settings)]
-                    await check_schema(self.store.database.engine)
+                    await check_schema(self.store.database)
             except StorageUnavailable as error:
                 self._postgres.noticed(error)
                 await asyncio.sleep(LOOK_PAUSE_SECONDS)

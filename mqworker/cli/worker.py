@@ -66,7 +66,7 @@ async def _check(settings: Settings) -> None:
     try:
         with translated_errors():
             await store.database.check()
-            await check_schema(store.database.engine)
+            await check_schema(store.database)
     except StorageUnavailable:
         return
     finally:

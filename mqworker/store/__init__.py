@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Self
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from mqworker.settings import Settings
 from mqworker.store.admin import Admin, CancelResult, Cleared, Dropped
 from mqworker.store.claims import Claim, Claims, NotNow, Reclaimed, Settled
-from mqworker.store.database import Database, create_engine, translated_errors
+from mqworker.store.connections import Connections
+from mqworker.store.database import Database, translated_errors
 from mqworker.store.duties import Duties
 from mqworker.store.enqueues import Enqueues
 from mqworker.store.pages import Page, Pages, Place, Waiting
@@ -52,9 +51,9 @@ class Store:
 
     @classmethod
     def open(cls, settings: Settings, *, worker: str, pool_size: int = 5) -> Self:
-        """A store on an engine of its own; it connects when first used."""
-        engine: AsyncEngine = create_engine(settings.database_url.get_secret_value(), pool_size=pool_size)
-        return cls(Database(engine), settings, worker=worker)
+        """A store on connections of its own, which it opens when they are needed."""
+        connections = Connections(settings.database_url.get_secret_value(), limit=pool_size)
+        return cls(Database(connections), settings, worker=worker)
 
     async def aclose(self) -> None:
         """Close all connections."""

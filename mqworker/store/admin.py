@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import Row, text
-
 from mqworker.errors import Conflict, NotFound
 from mqworker.message import ChatKey
 from mqworker.store.database import Database
@@ -112,7 +110,7 @@ class Admin:
         return [CleanPlan(row.instance, row.retention_days) for row in rows]
 
 
-def _dropped(rows: Sequence[Row[Any]]) -> list[Dropped]:
+def _dropped(rows: Sequence[Any]) -> list[Dropped]:
     return [
         Dropped(row.id, row.seq, ChatKey(row.instance, row.chat_id), row.priority)
         for row in rows
@@ -145,19 +143,17 @@ def _cancel(chosen: str) -> str:
     """  # noqa: S608 - built from constants of this file
 
 
-CANCEL = text(_cancel("i.id = ANY(CAST(:ids AS uuid[]))"))
+CANCEL = _cancel("i.id = ANY(CAST(%(ids)s AS uuid[]))")
 
-CLEAR = text(_cancel("i.instance = :instance AND i.chat_id = :chat_id AND i.status IN ('PENDING', 'PROCESSING')"))
+CLEAR = _cancel("i.instance = %(instance)s AND i.chat_id = %(chat_id)s AND i.status IN ('PENDING', 'PROCESSING')")
 
-CANCEL_PENDING = text(
-    _cancel(
-        """i.status = 'PENDING' AND i.id = ANY(ARRAY(
+CANCEL_PENDING = _cancel(
+    """i.status = 'PENDING' AND i.id = ANY(ARRAY(
             SELECT old.id FROM message_queue_items old
-            WHERE old.instance = :instance AND old.status = 'PENDING'
-              AND old.created_at <= statement_timestamp() - make_interval(secs => :age)
+            WHERE old.instance = %(instance)s AND old.status = 'PENDING'
+              AND old.created_at <= statement_timestamp() - make_interval(secs => %(age)s)
             ORDER BY old.created_at, old.seq
-            LIMIT :limit))"""
-    )
+            LIMIT %(limit)s))"""
 )
 
 
@@ -168,66 +164,56 @@ def _clean(whose: str) -> str:
         SELECT i.id FROM message_queue_items i
         WHERE i.id = ANY(ARRAY(
             SELECT old.id FROM message_queue_items old
-            WHERE old.status = :status
-              AND old.created_at < statement_timestamp() - make_interval(secs => :days * 86400)
+            WHERE old.status = %(status)s
+              AND old.created_at < statement_timestamp() - make_interval(secs => %(days)s * 86400)
               AND COALESCE(old.processed_at, old.updated_at)
-                  < statement_timestamp() - make_interval(secs => :days * 86400)
+                  < statement_timestamp() - make_interval(secs => %(days)s * 86400)
               AND {whose}
             ORDER BY old.created_at, old.seq
-            LIMIT :limit))
-          AND i.status = :status
+            LIMIT %(limit)s))
+          AND i.status = %(status)s
         ORDER BY i.id
         FOR UPDATE SKIP LOCKED))
     RETURNING id
     """  # noqa: S608 - built from constants of this file
 
 
-CLEAN_INSTANCE = text(_clean("old.instance = :instance"))
+CLEAN_INSTANCE = _clean("old.instance = %(instance)s")
 
-CLEAN_REST = text(
-    _clean(
-        """NOT EXISTS (SELECT 1 FROM message_queue_instances a
-                       WHERE a.instance = old.instance AND a.retention_days IS NOT NULL)"""
-    )
+CLEAN_REST = _clean(
+    """NOT EXISTS (SELECT 1 FROM message_queue_instances a
+                   WHERE a.instance = old.instance AND a.retention_days IS NOT NULL)"""
 )
 
-CLEAN_CHATS = text(
-    """
-    DELETE FROM message_queue_chats
-    WHERE (instance, chat_id) IN (
-        SELECT instance, chat_id FROM message_queue_chats
-        WHERE next_at < statement_timestamp() - interval '1 day'
-        ORDER BY instance, chat_id
-        LIMIT :limit
-        FOR UPDATE SKIP LOCKED)
-    RETURNING 1
-    """
-)
+CLEAN_CHATS = """
+DELETE FROM message_queue_chats
+WHERE (instance, chat_id) IN (
+    SELECT instance, chat_id FROM message_queue_chats
+    WHERE next_at < statement_timestamp() - interval '1 day'
+    ORDER BY instance, chat_id
+    LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED)
+RETURNING 1
+"""
 
-INITIALIZE = text(
-    """
-    INSERT INTO message_queue_instances AS account (instance, client_id) VALUES (:instance, :client_id)
-    ON CONFLICT (instance) DO UPDATE SET client_id = COALESCE(account.client_id, EXCLUDED.client_id)
-    RETURNING client_id
-    """
-)
+INITIALIZE = """
+INSERT INTO message_queue_instances AS account (instance, client_id) VALUES (%(instance)s, %(client_id)s)
+ON CONFLICT (instance) DO UPDATE SET client_id = COALESCE(account.client_id, EXCLUDED.client_id)
+RETURNING client_id
+"""
 
-SCHEDULE_CLEAN = text(
-    """
-    INSERT INTO message_queue_instances (instance, clean_every_hours, retention_days)
-    VALUES (:instance, :every, :days)
-    ON CONFLICT (instance) DO UPDATE
-    SET clean_every_hours = EXCLUDED.clean_every_hours, retention_days = EXCLUDED.retention_days
-    RETURNING 1
-    """
-)
+SCHEDULE_CLEAN = """
+INSERT INTO message_queue_instances (instance, clean_every_hours, retention_days)
+VALUES (%(instance)s, %(every)s, %(days)s)
+ON CONFLICT (instance) DO UPDATE
+SET clean_every_hours = EXCLUDED.clean_every_hours, retention_days = EXCLUDED.retention_days
+RETURNING 1
+"""
 
-DUE_CLEANS = text(
-    """
-    UPDATE message_queue_instances
-    SET cleaned_at = clock_timestamp()
-    WHERE clean_every_hours IS NOT NULL
-      AND (cleaned_at IS NULL OR cleaned_at + make_interval(secs => clean_every_hours * 3600) <= statement_timestamp())
-    RETURNING instance, retention_days
-    """
-)
+DUE_CLEANS = """
+UPDATE message_queue_instances
+SET cleaned_at = clock_timestamp()
+WHERE clean_every_hours IS NOT NULL
+  AND (cleaned_at IS NULL OR cleaned_at + make_interval(secs => clean_every_hours * 3600) <= statement_timestamp())
+RETURNING instance, retention_days
+"""

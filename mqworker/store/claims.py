@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Row
-
 from mqworker.errors import StatementFailed
 from mqworker.lifecycle import Settlement
 from mqworker.message import ChatKey, Message
@@ -223,7 +221,7 @@ def _answer(row: Any) -> Claim | NotNow:
     return Claim(claim_id, seq, message, undecodable)
 
 
-def _scheduled(row: Row[Any], due_seconds: float) -> Waiting | None:
+def _scheduled(row: Any, due_seconds: float) -> Waiting | None:
     if row.soon_id is None:
         return None
     return Waiting(row.soon_id, row.soon_seq, ChatKey(row.instance, row.chat_id), row.soon_priority, due_seconds)

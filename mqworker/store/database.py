@@ -3,79 +3,54 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from typing import Any, cast
 
+from psycopg import AsyncConnection
 from psycopg import errors as pg
-from sqlalchemy import Row, TextClause, event, text
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from mqworker.errors import ConfigError, SchemaBehind, StatementFailed, StorageReadOnly, StorageUnavailable
+from mqworker.store.connections import Connections, NoFreeConnection
 
-POOL_TIMEOUT_SECONDS = 10.0
-
-# A peer that vanished without a word (a pulled cable, a dead host) is noticed within some 15 s.
-CONNECT_ARGS: dict[str, Any] = {
-    "connect_timeout": 5,
-    "keepalives_idle": 5,
-    "keepalives_interval": 3,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 15_000,
-    "application_name": "mqworker",
-}
+Rows = Callable[[str, Mapping[str, Any]], Coroutine[Any, Any, Sequence[Any]]]
+"""Runs a statement with its parameters (``%(name)s``) on one connection and returns its rows, by the columns' names."""
 
 
-def create_engine(database_url: str, *, pool_size: int = 5) -> AsyncEngine:
-    """An engine whose statements are their own READ COMMITTED transactions and whose errors show no parameters.
+def rows_on(connection: AsyncConnection[Any]) -> Rows:
+    """What runs statements on one of our connections."""
 
-    Behind PgBouncer in transaction mode add ``?prepare_threshold=none`` to the URL: server-side prepared statements
-    do not survive there.
-    """
-    url = make_url(database_url)
-    arguments = dict(CONNECT_ARGS)
-    threshold = url.query.get("prepare_threshold")
-    if threshold is not None:
-        arguments["prepare_threshold"] = None if threshold == "none" else int(str(threshold))
-        url = url.difference_update_query(["prepare_threshold"])
-    engine = create_async_engine(
-        url,
-        isolation_level="AUTOCOMMIT",
-        hide_parameters=True,
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_timeout=POOL_TIMEOUT_SECONDS,
-        connect_args=arguments,
-    )
-    event.listen(engine.sync_engine, "connect", _prefer_indexes)
-    return engine
+    async def rows(statement: str, parameters: Mapping[str, Any]) -> Sequence[Any]:
+        # To the type checkers it is no literal any more: all statements are constants of this package.
+        cursor = await connection.execute(cast(Any, statement), parameters or None)
+        return await cursor.fetchall()
 
-
-def _prefer_indexes(connection: Any, _record: Any) -> None:
-    """Keep plans made while the tables were nearly empty from reading them whole once they are full.
-
-    A prepared statement keeps its plan until the next ANALYZE, which can be a minute and 100,000 messages away.
-    """
-    with connection.cursor() as cursor:
-        cursor.execute("SET enable_seqscan = off")
+    return rows
 
 
 class Database:
     """Runs statements. Every failure to reach the server comes out as :class:`StorageUnavailable`."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self.engine = engine
+    def __init__(self, connections: Connections) -> None:
+        self.connections = connections
 
-    async def rows(self, statement: TextClause, **parameters: Any) -> Sequence[Row[Any]]:
+    async def rows(self, statement: str, **parameters: Any) -> Sequence[Any]:
         """Run one statement in a transaction of its own; return its rows."""
         with translated_errors():
-            async with self.engine.connect() as connection:
-                result = await connection.execute(statement, parameters)
-                return result.all()
+            async with self.connections.use() as connection:
+                return await rows_on(connection)(statement, parameters)
 
-    async def scalar(self, statement: TextClause, **parameters: Any) -> Any:
+    @contextlib.asynccontextmanager
+    async def rows_of_one(self, *, in_transaction: bool) -> AsyncIterator[Rows]:
+        """Several statements on one connection, or in one transaction. Raises the driver's errors."""
+        async with self.connections.use() as connection:
+            if not in_transaction:
+                yield rows_on(connection)
+                return
+            async with connection.transaction():
+                yield rows_on(connection)
+
+    async def scalar(self, statement: str, **parameters: Any) -> Any:
         """The first column of the first row, or ``None``."""
         rows = await self.rows(statement, **parameters)
         return rows[0][0] if rows else None
@@ -105,23 +80,26 @@ class Database:
         ]
 
     async def aclose(self) -> None:
-        await self.engine.dispose()
+        await self.connections.aclose()
 
 
-_CHECK = text(
-    """
-    SELECT current_setting('transaction_isolation') AS isolation, current_setting('server_encoding') AS encoding,
-           current_setting('server_version_num') AS version,
-           current_setting('synchronous_commit') AS synchronous, current_setting('fsync') AS fsync,
-           current_setting('full_page_writes') AS full_page_writes
-    """
-)
+_CHECK = """
+SELECT current_setting('transaction_isolation') AS isolation, current_setting('server_encoding') AS encoding,
+       current_setting('server_version_num') AS version,
+       current_setting('synchronous_commit') AS synchronous, current_setting('fsync') AS fsync,
+       current_setting('full_page_writes') AS full_page_writes
+"""
 
 
 def sqlstate(error: BaseException) -> str | None:
     """PostgreSQL's five-letter code of a failed statement, where there is one."""
-    original = error.orig if isinstance(error, DBAPIError) else error
+    original = _original(error)
     return original.sqlstate if isinstance(original, pg.Error) else None
+
+
+def _original(error: BaseException) -> BaseException:
+    """The driver's error: what runs in a caller's session, or in a migration, comes wrapped by SQLAlchemy."""
+    return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
 
 
 # The server refuses writes for now: read-only, disk full, or out of memory for the statement.
@@ -137,8 +115,8 @@ def translated_errors() -> Iterator[None]:
     """Turn the driver's errors into ours. Only the SQLSTATE goes into the text: DETAIL can hold a row's content."""
     try:
         yield
-    except PoolTimeout:
-        raise StorageUnavailable(f"no free connection to PostgreSQL within {POOL_TIMEOUT_SECONDS:g} s") from None
+    except NoFreeConnection as error:
+        raise StorageUnavailable(str(error)) from None
     except (DBAPIError, OSError, pg.Error) as error:
         raise _translate(error) from None
 
@@ -151,8 +129,8 @@ def _translate(error: BaseException) -> BaseException:
         return StorageUnavailable(f"PostgreSQL cannot be reached ({state or _refusal(error)})")
     if state in _NO_TABLE:
         return SchemaBehind("the database has not mqworker's tables, or older ones: run `mqworker migrate`")
-    if isinstance(error, DBAPIError) and state is not None:
-        return StatementFailed(state, _reason(error))
+    if state is not None:
+        return StatementFailed(state, _reason(_original(error)))
     return error
 
 
@@ -160,7 +138,7 @@ def _refusal(error: BaseException) -> str:
     """Why there is no connection: the server's own FATAL line (a wrong password, no such database), libpq's about a
     certificate; else the error's kind.
     """
-    original = error.orig if isinstance(error, DBAPIError) else error
+    original = _original(error)
     text = str(original)
     _, fatal, reason = text.partition("FATAL: ")
     if fatal:
@@ -169,12 +147,11 @@ def _refusal(error: BaseException) -> str:
     return next(filter(None, certificate), type(original).__name__)
 
 
-def _reason(error: DBAPIError) -> str:
+def _reason(error: BaseException) -> str:
     """The constraint, or the primary message: never DETAIL, which quotes the row."""
-    diagnosis = error.orig.diag if isinstance(error.orig, pg.Error) else None
-    if diagnosis is None:
+    if not isinstance(error, pg.Error):
         return type(error).__name__
-    return diagnosis.constraint_name or diagnosis.message_primary or type(error).__name__
+    return error.diag.constraint_name or error.diag.message_primary or type(error).__name__
 
 
 def is_connection_loss(error: BaseException) -> bool:
@@ -182,13 +159,9 @@ def is_connection_loss(error: BaseException) -> bool:
     state = sqlstate(error)
     if state is not None:
         return state.startswith(_AWAY)
-    if isinstance(error, DBAPIError):
-        return error.connection_invalidated or isinstance(error, InterfaceError) or _is_operational(error.orig)
-    return isinstance(error, OSError | pg.OperationalError | pg.InterfaceError)
-
-
-def _is_operational(error: BaseException | None) -> bool:
-    return isinstance(error, pg.OperationalError | pg.InterfaceError)
+    if isinstance(error, DBAPIError) and (error.connection_invalidated or isinstance(error, InterfaceError)):
+        return True
+    return isinstance(_original(error), OSError | pg.OperationalError | pg.InterfaceError)
 
 
 # Two transactions met: another claimer of the same chat, or locks taken crosswise. Smaller batches get through.

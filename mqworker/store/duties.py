@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sqlalchemy import text
-
 from mqworker.store.database import Database
 
 # Who sweeps on whole seconds and writes "done" some milliseconds later must find the duty due at the next mark.
@@ -54,40 +52,32 @@ class Duties:
         return progress
 
 
-TAKE = text(
-    """
-    INSERT INTO message_queue_duties AS duty (name, owner, until)
-    VALUES (:name, :owner, clock_timestamp() + make_interval(secs => :hold))
-    ON CONFLICT (name) DO UPDATE SET owner = EXCLUDED.owner, until = EXCLUDED.until
-    WHERE duty.until <= clock_timestamp()
-      AND (:now OR duty.last_done_at IS NULL
-           OR duty.last_done_at + make_interval(secs => :every) <= clock_timestamp())
-    RETURNING 1
-    """
-)
+TAKE = """
+INSERT INTO message_queue_duties AS duty (name, owner, until)
+VALUES (%(name)s, %(owner)s, clock_timestamp() + make_interval(secs => %(hold)s))
+ON CONFLICT (name) DO UPDATE SET owner = EXCLUDED.owner, until = EXCLUDED.until
+WHERE duty.until <= clock_timestamp()
+  AND (%(now)s OR duty.last_done_at IS NULL
+       OR duty.last_done_at + make_interval(secs => %(every)s) <= clock_timestamp())
+RETURNING 1
+"""
 
-HOLD = text(
-    """
-    UPDATE message_queue_duties
-    SET until = clock_timestamp() + make_interval(secs => :hold)
-    WHERE name = :name AND owner = :owner AND until > clock_timestamp()
-    RETURNING 1
-    """
-)
+HOLD = """
+UPDATE message_queue_duties
+SET until = clock_timestamp() + make_interval(secs => %(hold)s)
+WHERE name = %(name)s AND owner = %(owner)s AND until > clock_timestamp()
+RETURNING 1
+"""
 
-NOTE = text(
-    """
-    UPDATE message_queue_duties SET progress = CAST(:progress AS jsonb) WHERE name = :name RETURNING 1
-    """
-)
+NOTE = """
+UPDATE message_queue_duties SET progress = CAST(%(progress)s AS jsonb) WHERE name = %(name)s RETURNING 1
+"""
 
-DONE = text(
-    """
-    UPDATE message_queue_duties
-    SET until = 'epoch', last_done_at = CASE WHEN :done THEN clock_timestamp() ELSE last_done_at END
-    WHERE name = :name AND owner = :owner
-    RETURNING 1
-    """
-)
+DONE = """
+UPDATE message_queue_duties
+SET until = 'epoch', last_done_at = CASE WHEN %(done)s THEN clock_timestamp() ELSE last_done_at END
+WHERE name = %(name)s AND owner = %(owner)s
+RETURNING 1
+"""
 
-PROGRESS = text("SELECT progress FROM message_queue_duties WHERE name = :name")
+PROGRESS = "SELECT progress FROM message_queue_duties WHERE name = %(name)s"

@@ -6,9 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from mqworker.errors import (
     Conflict,
     EnqueueUncertain,
@@ -19,7 +16,7 @@ from mqworker.errors import (
 )
 from mqworker.message import Enqueued, NewMessage
 from mqworker.store.arrays import plain_array, text_array
-from mqworker.store.database import Database, translated_errors
+from mqworker.store.database import Database, Rows, translated_errors
 
 TRIES = 4
 FIRST_PAUSE_SECONDS = 0.05
@@ -39,7 +36,7 @@ class Enqueues:
 
         Raises :class:`StorageUnavailable` where nothing was stored, :class:`EnqueueUncertain` where that is unknown.
         """
-        return await self._surely(messages, lambda connection: _insert(connection, messages))
+        return await self._surely(messages, lambda rows: _insert(rows, messages), in_transaction=False)
 
     async def insert_each(self, messages: Sequence[NewMessage]) -> list[Answer | MqWorkerError]:
         """Insert a batch of strangers' messages; one that fails is halved, so that nobody fails for another.
@@ -61,20 +58,20 @@ class Enqueues:
     async def insert_all(self, messages: Sequence[NewMessage]) -> list[Enqueued]:
         """Insert all of a batch or nothing. Raises as :meth:`insert`, and :class:`Conflict` naming the index."""
 
-        async def transaction(connection: AsyncConnection) -> list[Enqueued]:
-            await connection.execution_options(isolation_level="READ COMMITTED")
-            async with connection.begin():
-                return _all_or_raise(await _insert(connection, messages))
+        async def insert(rows: Rows) -> list[Enqueued]:
+            return _all_or_raise(await _insert(rows, messages))
 
-        return await self._surely(messages, transaction)
+        return await self._surely(messages, insert, in_transaction=True)
 
     @staticmethod
-    async def insert_in(connection: AsyncConnection, messages: Sequence[NewMessage]) -> list[Enqueued]:
+    async def insert_in(rows: Rows, messages: Sequence[NewMessage]) -> list[Enqueued]:
         """Insert in the caller's transaction, which decides whether the messages come to exist."""
         with translated_errors():
-            return _all_or_raise(await _insert(connection, messages))
+            return _all_or_raise(await _insert(rows, messages))
 
-    async def _surely(self, messages: Sequence[NewMessage], work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    async def _surely(
+        self, messages: Sequence[NewMessage], work: Callable[[Rows], Awaitable[T]], *, in_transaction: bool
+    ) -> T:
         """Do ``work``, again where the connection broke: the ids are ours, so a repeat finds what the first stored."""
         pause_seconds, uncertain = FIRST_PAUSE_SECONDS, False
         for attempt in range(TRIES):
@@ -84,9 +81,9 @@ class Enqueues:
             begun = False
             try:
                 with translated_errors():
-                    async with self._database.engine.connect() as connection:
+                    async with self._database.rows_of_one(in_transaction=in_transaction) as rows:
                         begun = True
-                        return await work(connection)
+                        return await work(rows)
             except StorageReadOnly:
                 raise
             except StorageUnavailable:
@@ -96,12 +93,12 @@ class Enqueues:
         raise EnqueueUncertain([message.id for message in messages])
 
 
-async def _insert(connection: AsyncConnection, messages: Sequence[NewMessage]) -> list[Answer]:
+async def _insert(rows: Rows, messages: Sequence[NewMessage]) -> list[Answer]:
     parameters = _columns(messages)
-    stored = {row.id: row.seq for row in await connection.execute(INSERT, parameters)}
+    stored = {row.id: row.seq for row in await rows(INSERT, parameters)}
     if len(stored) == len(messages):
         return [Enqueued(message.id, stored[message.id], "PENDING") for message in messages]
-    found = {row.id: row for row in await connection.execute(COMPARE, parameters)}
+    found = {row.id: row for row in await rows(COMPARE, parameters)}
     return [_answer(message, stored.get(message.id), found.get(message.id)) for message in messages]
 
 
@@ -142,36 +139,33 @@ def _all_or_raise(answers: Sequence[Answer]) -> list[Enqueued]:
 
 _ROWS = """
     unnest(
-        CAST(:ids AS uuid[]), CAST(:instances AS text[]), CAST(:chat_ids AS text[]), CAST(:client_ids AS int[]),
-        CAST(:payloads AS text[]), CAST(:groups AS bool[]), CAST(:executors AS text[]), CAST(:priorities AS int[]),
-        CAST(:max_retries AS int[]), CAST(:scheduled_ats AS timestamptz[])
+        CAST(%(ids)s AS uuid[]), CAST(%(instances)s AS text[]), CAST(%(chat_ids)s AS text[]),
+        CAST(%(client_ids)s AS int[]), CAST(%(payloads)s AS text[]), CAST(%(groups)s AS bool[]),
+        CAST(%(executors)s AS text[]), CAST(%(priorities)s AS int[]), CAST(%(max_retries)s AS int[]),
+        CAST(%(scheduled_ats)s AS timestamptz[])
     ) WITH ORDINALITY AS new(
         id, instance, chat_id, client_id, payload, is_group, executor, priority, max_retries, scheduled_at, place
     )
 """
 
 # seq is drawn above the sort, so the order of the batch is the order of the queue.
-INSERT = text(
-    f"""
-    INSERT INTO message_queue_items
-        (id, instance, chat_id, client_id, payload, is_group, executor, priority, max_retries, scheduled_at)
-    SELECT id, instance, chat_id, client_id, CAST(payload AS jsonb), is_group, executor, priority, max_retries,
-           scheduled_at
-    FROM {_ROWS}
-    ORDER BY place
-    ON CONFLICT (id) DO NOTHING
-    RETURNING id, seq
-    """  # noqa: S608 - a constant of this file
-)
+INSERT = f"""
+INSERT INTO message_queue_items
+    (id, instance, chat_id, client_id, payload, is_group, executor, priority, max_retries, scheduled_at)
+SELECT id, instance, chat_id, client_id, CAST(payload AS jsonb), is_group, executor, priority, max_retries,
+       scheduled_at
+FROM {_ROWS}
+ORDER BY place
+ON CONFLICT (id) DO NOTHING
+RETURNING id, seq
+"""  # noqa: S608 - a constant of this file
 
 # Priority and schedule may differ: a repeat with another priority is still the same message.
-COMPARE = text(
-    f"""
-    SELECT i.id, i.seq, i.status,
-           i.instance = new.instance AND i.chat_id = new.chat_id AND i.client_id = new.client_id
-           AND i.executor = new.executor AND i.payload = CAST(new.payload AS jsonb) AS same
-    FROM {_ROWS}
-    JOIN message_queue_items i ON i.id = new.id
-    WHERE i.id = ANY(CAST(:ids AS uuid[]))
-    """  # noqa: S608 - a constant of this file
-)
+COMPARE = f"""
+SELECT i.id, i.seq, i.status,
+       i.instance = new.instance AND i.chat_id = new.chat_id AND i.client_id = new.client_id
+       AND i.executor = new.executor AND i.payload = CAST(new.payload AS jsonb) AS same
+FROM {_ROWS}
+JOIN message_queue_items i ON i.id = new.id
+WHERE i.id = ANY(CAST(%(ids)s AS uuid[]))
+"""  # noqa: S608 - a constant of this file

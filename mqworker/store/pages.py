@@ -11,8 +11,6 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, text
-
 from mqworker.message import ChatKey
 from mqworker.store.database import Database
 
@@ -73,12 +71,12 @@ class Pages:
         return Place(start, -1)
 
 
-def _page(rows: Sequence[Row[Any]], limit: int) -> Page:
+def _page(rows: Sequence[Any], limit: int) -> Page:
     end = Place(rows[-1].created_at, rows[-1].seq) if len(rows) == limit else None
     return Page([_waiting(row) for row in rows], end)
 
 
-def _waiting(row: Row[Any]) -> Waiting:
+def _waiting(row: Any) -> Waiting:
     return Waiting(row.id, row.seq, ChatKey(row.instance, row.chat_id), row.priority, float(row.due_seconds))
 
 
@@ -89,41 +87,33 @@ _COLUMNS = """
          ELSE 0 END AS due_seconds
 """
 
-FIRST_PAGE = text(
-    f"""
-    SELECT {_COLUMNS} FROM message_queue_items
-    WHERE status = 'PENDING'
-    ORDER BY created_at, seq
-    LIMIT :limit
-    """  # noqa: S608 - a constant of this file
-)
+FIRST_PAGE = f"""
+SELECT {_COLUMNS} FROM message_queue_items
+WHERE status = 'PENDING'
+ORDER BY created_at, seq
+LIMIT %(limit)s
+"""  # noqa: S608 - a constant of this file
 
-NEXT_PAGE = text(
-    f"""
-    SELECT {_COLUMNS} FROM message_queue_items
-    WHERE status = 'PENDING' AND (created_at, seq) > (:after, :after_seq)
-    ORDER BY created_at, seq
-    LIMIT :limit
-    """  # noqa: S608 - a constant of this file
-)
+NEXT_PAGE = f"""
+SELECT {_COLUMNS} FROM message_queue_items
+WHERE status = 'PENDING' AND (created_at, seq) > (%(after)s, %(after_seq)s)
+ORDER BY created_at, seq
+LIMIT %(limit)s
+"""  # noqa: S608 - a constant of this file
 
-INSTANCE_PAGE = text(
-    f"""
-    SELECT {_COLUMNS} FROM message_queue_items
-    WHERE instance = :instance AND status = 'PENDING' AND (chat_id, seq) > (:chat_id, :seq)
-    ORDER BY chat_id, seq
-    LIMIT :limit
-    """  # noqa: S608 - a constant of this file
-)
+INSTANCE_PAGE = f"""
+SELECT {_COLUMNS} FROM message_queue_items
+WHERE instance = %(instance)s AND status = 'PENDING' AND (chat_id, seq) > (%(chat_id)s, %(seq)s)
+ORDER BY chat_id, seq
+LIMIT %(limit)s
+"""  # noqa: S608 - a constant of this file
 
 # Sessions of other roles hide their xact_start without pg_read_all_stats: then only ours are looked back to, and
 # what they insert is found by the walk.
-WINDOW_START = text(
-    """
-    SELECT LEAST(statement_timestamp() - make_interval(secs => :window), min(xact_start))
-    FROM pg_stat_activity
-    WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
-      -- Who has written nothing yet holds no row back: a backup of many hours must not widen every look.
-      AND backend_xid IS NOT NULL
-    """
-)
+WINDOW_START = """
+SELECT LEAST(statement_timestamp() - make_interval(secs => %(window)s), min(xact_start))
+FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+  -- Who has written nothing yet holds no row back: a backup of many hours must not widen every look.
+  AND backend_xid IS NOT NULL
+"""

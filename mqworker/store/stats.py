@@ -8,8 +8,6 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, text
-
 from mqworker.errors import NotFound
 from mqworker.message import QueueStats
 from mqworker.store.database import Database
@@ -83,41 +81,35 @@ class Stats:
         return [ErrorCount(row.error, row.number, row.last_seen_at) for row in rows]
 
 
-def _stored(rows: Sequence[Row[Any]]) -> list[StoredMessage]:
+def _stored(rows: Sequence[Any]) -> list[StoredMessage]:
     return [StoredMessage(**row._asdict()) for row in rows]
 
 
 _COLUMNS = ", ".join(StoredMessage.__dataclass_fields__)
 
-COUNTS = text(
-    """
-    SELECT status, count(*) AS number FROM message_queue_items
-    WHERE instance = :instance AND (CAST(:client_id AS int) IS NULL OR client_id = CAST(:client_id AS int))
-    GROUP BY status
-    """
-)
+COUNTS = """
+SELECT status, count(*) AS number FROM message_queue_items
+WHERE instance = %(instance)s AND (CAST(%(client_id)s AS int) IS NULL OR client_id = CAST(%(client_id)s AS int))
+GROUP BY status
+"""
 
-GET = text(f"SELECT {_COLUMNS} FROM message_queue_items WHERE id = :id")  # noqa: S608 - a constant of this file
+GET = f"SELECT {_COLUMNS} FROM message_queue_items WHERE id = %(id)s"  # noqa: S608 - a constant of this file
 
-LIST = text(
-    f"""
-    SELECT {_COLUMNS} FROM message_queue_items
-    WHERE instance = :instance
-      AND (CAST(:chat_id AS text) IS NULL OR chat_id = CAST(:chat_id AS text))
-      AND (CAST(:status AS text) IS NULL OR status = CAST(:status AS text))
-      AND (CAST(:before_seq AS bigint) IS NULL OR seq < CAST(:before_seq AS bigint))
-    ORDER BY seq DESC
-    LIMIT :limit
-    """  # noqa: S608 - a constant of this file
-)
+LIST = f"""
+SELECT {_COLUMNS} FROM message_queue_items
+WHERE instance = %(instance)s
+  AND (CAST(%(chat_id)s AS text) IS NULL OR chat_id = CAST(%(chat_id)s AS text))
+  AND (CAST(%(status)s AS text) IS NULL OR status = CAST(%(status)s AS text))
+  AND (CAST(%(before_seq)s AS bigint) IS NULL OR seq < CAST(%(before_seq)s AS bigint))
+ORDER BY seq DESC
+LIMIT %(limit)s
+"""  # noqa: S608 - a constant of this file
 
-ERRORS = text(
-    """
-    SELECT split_part(error, E'\\n', 1) AS error, count(*) AS number, max(updated_at) AS last_seen_at
-    FROM message_queue_items
-    WHERE instance = :instance AND error IS NOT NULL
-    GROUP BY 1
-    ORDER BY count(*) DESC, 1
-    LIMIT :limit
-    """
-)
+ERRORS = """
+SELECT split_part(error, E'\\n', 1) AS error, count(*) AS number, max(updated_at) AS last_seen_at
+FROM message_queue_items
+WHERE instance = %(instance)s AND error IS NOT NULL
+GROUP BY 1
+ORDER BY count(*) DESC, 1
+LIMIT %(limit)s
+"""

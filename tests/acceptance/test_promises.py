@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from functools import partial
 from time import monotonic
 
-from sqlalchemy import text as sql
-
 from mqworker import Enqueued, EnqueueUncertain, MessageQueue, QueueStats, StorageUnavailable
 from mqworker.devserver import PostgresServer, RedisServer
 from mqworker.testing.waiting import eventually
@@ -295,22 +293,18 @@ async def test_a_worker_that_is_told_to_end_while_an_executor_ignores_its_cancel
 
 async def test_rows_put_in_by_plain_sql_are_delivered(fleet: Fleet, queue: MessageQueue, gateway: Gateway) -> None:
     await queue._store.database.rows(
-        sql(
-            """
+        """
             INSERT INTO message_queue_items (instance, chat_id, client_id, payload)
             VALUES ('shop', 'by-hand', 7, '{"text": "hi"}') RETURNING id
             """
-        )
     )
     await queue._store.database.rows(
-        sql(
-            """
+        """
             INSERT INTO message_queue_items
                 (instance, chat_id, client_id, payload, status, processing_started_at, updated_at)
             VALUES ('shop', 'stuck', 7, '{"text": "hi"}', 'PROCESSING', now() - interval '2 hours', now())
             RETURNING id
             """
-        )
     )
     (worker,) = await fleet.start()
     assert await all_done(queue) == QueueStats(completed=2)
@@ -326,12 +320,10 @@ async def test_a_lost_announce_is_found_within_one_reconcile(
     await all_done(queue)
     for n in range(3):
         await queue._store.database.rows(
-            sql(
-                f"""
+            f"""
                 INSERT INTO message_queue_items (instance, chat_id, client_id, payload)
                 VALUES ('shop', 'chat-{n}', 7, '{{"text": "unheard"}}') RETURNING id
                 """
-            )
         )
     began = monotonic()
     await eventually(lambda: len(gateway.delivered) == len(ids) + 3, "reconcile finds them")

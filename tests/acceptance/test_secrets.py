@@ -20,7 +20,6 @@ import pytest
 import redis
 from arq.jobs import DeserializationError, Job
 from redis.asyncio import Redis
-from sqlalchemy import text as sql
 from sqlalchemy.engine import make_url
 
 from mqworker import EnqueueUncertain, Message, MessageQueue, QueueStats, StorageUnavailable
@@ -227,7 +226,7 @@ async def test_a_whole_run_tells_no_secret(
 async def everything_but_payloads(queue: MessageQueue) -> str:
     tables = ("message_queue_items", "message_queue_chats", "message_queue_instances", "message_queue_duties")
     lines = [f"SELECT (to_jsonb(t) - 'payload')::text AS line FROM {table} t" for table in tables]
-    rows = await queue._store.database.rows(sql(" UNION ALL ".join(lines)))
+    rows = await queue._store.database.rows(" UNION ALL ".join(lines))
     return "\n".join(row.line for row in rows)
 
 
@@ -289,7 +288,13 @@ async def test_refusals_of_a_producer_tell_no_secret(
         await asyncio.to_thread(own_servers.postgres.stop)
         await refused(queue.enqueue(INSTANCE, 7, "chat", {"text": TEXT}))
         await refused(queue.get_stats(INSTANCE))
-        objects = [queue, queue._settings, queue._broker.redis, queue._store.database.engine, queue.client(INSTANCE, 7)]
+        objects = [
+            queue,
+            queue._settings,
+            queue._broker.redis,
+            queue._store.database.connections,
+            queue.client(INSTANCE, 7),
+        ]
     assert len(errors) == 1 + len(attempts) + 2, "each was refused"
     assert found(CANARIES, *map(shown, errors), *map(repr, objects), records(caplog)) == []
 

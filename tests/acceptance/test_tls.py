@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import trustme
-from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from mqworker import MessageQueue, QueueStats, StorageUnavailable
@@ -182,7 +181,7 @@ async def answers(database_url: str) -> bool:
     settings = load_settings(_env_file=None, database_url=database_url, redis_url="redis://localhost")
     store = Store.open(settings, worker="test")
     try:
-        return bool(await store.database.scalar(text("SELECT 1")))
+        return bool(await store.database.scalar("SELECT 1"))
     finally:
         await store.aclose()
 

@@ -7,8 +7,6 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from sqlalchemy import text
-
 from mqworker.broker.broker import REBUILDING
 from tests.bench.figures import Figure, at_least, at_most, figure, rate
 from tests.bench.filling import fill_by_sql, rebuild
@@ -85,7 +83,7 @@ async def sweeps(room: Room) -> list[Figure]:
     await room.sql("INSERT INTO message_queue_duties (name) VALUES ('reconcile')")
     settings = room.settings()
     async with room.sweeps() as (passes, store, _):
-        backend = await store.database.scalar(text("SELECT pg_backend_pid()"))
+        backend = await store.database.scalar("SELECT pg_backend_pid()")
         reconcile = await _share(backend, passes.reconcile, RECONCILES, settings.reconcile_every_seconds)
         reclaim = await _share(backend, passes.reclaim, RECLAIMS, settings.reclaim_every_seconds)
     return [

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from sqlalchemy import text
-
 import mqworker.queue as queue_room
 from mqworker import MessageQueue
 from mqworker.broker import Entry, scripts
@@ -38,9 +36,9 @@ Change = Callable[[], None]
 
 def sql(room: Any, name: str, old: str, new: str) -> None:
     """Put ``new`` for ``old`` into a statement of the store."""
-    statement = getattr(room, name).text
+    statement = getattr(room, name)
     assert old in statement, f"{name} has no {old!r}: the mutant is out of date"
-    setattr(room, name, text(statement.replace(old, new)))
+    setattr(room, name, statement.replace(old, new))
 
 
 # Conditions
@@ -200,13 +198,11 @@ def announces_before_the_commit() -> None:
         return self
 
     async def insert(self: Enqueues, messages: Sequence[NewMessage]) -> list[Any]:
-        async with self._database.engine.connect() as connection:
-            await connection.execution_options(isolation_level="READ COMMITTED")
-            async with connection.begin():
-                answers = await insert_batch(connection, messages)
-                await announce_early(messages, answers)
-                await asyncio.sleep(0.03)
-            return answers
+        async with self._database.rows_of_one(in_transaction=True) as rows:
+            answers = await insert_batch(rows, messages)
+            await announce_early(messages, answers)
+            await asyncio.sleep(0.03)
+        return answers
 
     async def announce_early(messages: Sequence[NewMessage], answers: Sequence[Any]) -> None:
         entries = [Entry(m.chat, a.seq, m.id, m.priority, 0.0) for m, a in zip(messages, answers, strict=True)]

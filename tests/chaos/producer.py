@@ -21,11 +21,11 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from mqworker import EnqueueUncertain, MessageQueue, StorageUnavailable
 from mqworker.settings import load_settings
-from mqworker.store.database import create_engine
+from mqworker.store.connections import CONNECT_ARGS
 from mqworker.testing.gateway import digest
 from tests.chaos.mutants import mutate
 
@@ -221,11 +221,10 @@ async def run(seed: str, number: str, rate: float, history: Path) -> None:
     if mutant := os.environ["CHAOS_MUTANT"]:
         mutate(mutant)
     settings = load_settings()
-    engine = create_engine(settings.database_url.get_secret_value())
-    transactions = engine.execution_options(isolation_level="READ COMMITTED")
+    engine = create_async_engine(settings.database_url.get_secret_value(), connect_args=CONNECT_ARGS)
     free = asyncio.Semaphore(AT_ONCE)
     async with MessageQueue(settings) as queue, asyncio.TaskGroup() as group:
-        producer = Producer(queue, transactions, f"{seed}-{number}", history)
+        producer = Producer(queue, engine, f"{seed}-{number}", history)
         print("ready", flush=True)
         credit, last = 0.0, time.monotonic()
         while not stopping.is_set():

@@ -384,14 +384,12 @@ async def test_one_accounts_pages_and_what_is_left_until_a_schedule(store: Store
 
 async def test_the_window_begins_before_the_oldest_open_transaction(store: Store) -> None:
     before = datetime.now(UTC)
-    async with store.database.engine.connect() as connection:
-        await connection.execution_options(isolation_level="READ COMMITTED")
-        async with connection.begin():
-            await store.enqueues.insert_in(connection, [new_message("late")])
-            between = datetime.now(UTC)
-            await put(store, "soon")
-            start = await store.pages.window_start(window_seconds=0)
-            assert [m.chat.chat_id for m in (await store.pages.oldest_first(None, limit=9)).messages] == ["soon"]
+    async with store.database.rows_of_one(in_transaction=True) as rows:
+        await store.enqueues.insert_in(rows, [new_message("late")])
+        between = datetime.now(UTC)
+        await put(store, "soon")
+        start = await store.pages.window_start(window_seconds=0)
+        assert [m.chat.chat_id for m in (await store.pages.oldest_first(None, limit=9)).messages] == ["soon"]
     assert before - timedelta(seconds=1) <= start.created_at <= between
     assert len((await store.pages.oldest_first(start, limit=9)).messages) == 2
     assert (await store.pages.window_start(window_seconds=0)).created_at >= between

@@ -14,7 +14,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
 
 from mqworker.errors import Conflict, NotFound
 from mqworker.lifecycle import Settlement
@@ -221,14 +220,12 @@ def _plain_one(answer: Any) -> Any:
     return sorted(fields.items(), key=str) if "reason" in fields else sorted(map(str, fields.items()))
 
 
-ROWS = text(
-    """
-    SELECT id, status, retry_count, error, provider_id, worker, priority, claim_id IS NOT NULL AS claimed,
-           lease_expires_at IS NOT NULL AS leased, available_at IS NOT NULL AS backs_off,
-           cancel_requested_at IS NOT NULL AS cancelled, processed_at IS NOT NULL AS ended
-    FROM message_queue_items
-    """
-)
+ROWS = """
+SELECT id, status, retry_count, error, provider_id, worker, priority, claim_id IS NOT NULL AS claimed,
+       lease_expires_at IS NOT NULL AS leased, available_at IS NOT NULL AS backs_off,
+       cancel_requested_at IS NOT NULL AS cancelled, processed_at IS NOT NULL AS ended
+FROM message_queue_items
+"""
 
 
 async def _rows(store: Store, memory: MemoryServers) -> tuple[list[Any], list[Any]]:

@@ -318,7 +318,7 @@ class QueueMachine(RuleBasedStateMachine):
     # time
 
     async def _change(self, assignments: str, row: Row) -> None:
-        statement = f"UPDATE message_queue_items SET {assignments} WHERE id = :id RETURNING 1"
+        statement = f"UPDATE message_queue_items SET {assignments} WHERE id = %(id)s RETURNING 1"
         assert await sql(self.world.store, statement, id=row.id)
 
     @deed("workers", weight=3, chats=SOME_CHATS, what=WAITS)
@@ -329,10 +329,10 @@ class QueueMachine(RuleBasedStateMachine):
     async def _waits_end(self, chat: ChatKey, what: set[str]) -> None:
         if "gap" in what:
             self.model.waiting_chats.discard(chat)
-            await self._end_wait("chats", "instance = :instance AND chat_id = :chat_id", chat)
+            await self._end_wait("chats", "instance = %(instance)s AND chat_id = %(chat_id)s", chat)
         if "account" in what:
             self.model.waiting_accounts.discard(chat.instance)
-            await self._end_wait("instances", "instance = :instance AND :chat_id <> ''", chat)
+            await self._end_wait("instances", "instance = %(instance)s AND %(chat_id)s <> ''", chat)
         for row in self.model.of(chat, "PENDING"):
             if "backoff" in what and row.backs_off:
                 row.backs_off = False

@@ -7,8 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, text
-
 from mqworker.lifecycle import Settlement
 from mqworker.message import ChatKey, Enqueued, NewMessage
 from mqworker.store import Claim, NotNow, Store
@@ -36,19 +34,19 @@ async def put(store: Store, chat_id: str = "a", **fields: Any) -> UUID:
     return answer.id
 
 
-async def sql(store: Store, statement: str, **parameters: Any) -> Sequence[Row[Any]]:
+async def sql(store: Store, statement: str, **parameters: Any) -> Sequence[Any]:
     """Run a statement that returns rows."""
-    return await store.database.rows(text(statement), **parameters)
+    return await store.database.rows(statement, **parameters)
 
 
-async def row(store: Store, message_id: UUID) -> Row[Any]:
+async def row(store: Store, message_id: UUID) -> Any:
     """A message's whole row, its times as seconds from now in ``lease``, ``backoff``."""
     (found,) = await sql(
         store,
         """
         SELECT *, EXTRACT(EPOCH FROM lease_expires_at - clock_timestamp())::float AS lease,
                EXTRACT(EPOCH FROM available_at - clock_timestamp())::float AS backoff
-        FROM message_queue_items WHERE id = :id
+        FROM message_queue_items WHERE id = %(id)s
         """,
         id=message_id,
     )
@@ -58,7 +56,7 @@ async def row(store: Store, message_id: UUID) -> Row[Any]:
 async def change(store: Store, message_id: UUID, assignments: str) -> None:
     """Change a row by hand."""
     assert await sql(
-        store, f"UPDATE message_queue_items SET {assignments} WHERE id = :id RETURNING 1", id=message_id
+        store, f"UPDATE message_queue_items SET {assignments} WHERE id = %(id)s RETURNING 1", id=message_id
     ), "there is such a row"
 
 
@@ -68,7 +66,7 @@ async def gap_seconds(store: Store, chat_id: str = "a") -> float | None:
         store,
         """
         SELECT EXTRACT(EPOCH FROM GREATEST(next_at, 'epoch') - clock_timestamp())::float AS seconds
-        FROM message_queue_chats WHERE instance = :instance AND chat_id = :chat_id
+        FROM message_queue_chats WHERE instance = %(instance)s AND chat_id = %(chat_id)s
         """,
         instance=INSTANCE,
         chat_id=chat_id,
@@ -80,7 +78,7 @@ async def end_gap(store: Store, chat_id: str = "a") -> None:
     """Let a chat's gap have passed."""
     await sql(
         store,
-        "UPDATE message_queue_chats SET next_at = '-infinity' WHERE chat_id = :chat_id RETURNING 1",
+        "UPDATE message_queue_chats SET next_at = '-infinity' WHERE chat_id = %(chat_id)s RETURNING 1",
         chat_id=chat_id,
     )
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import text
-
 from mqworker.store import Claim, Store
 from mqworker.store.statements import CLAIM
 from tests.integration.rows import DEFAULT, INSTANCE, chat, claim, put, settle, sql
@@ -18,7 +16,7 @@ HEAD = "message_queue_items_head"
 
 async def explain(store: Store, chats: list[str], *, options: str = "") -> dict[str, Any]:
     rows = await store.database.rows(
-        text(f"EXPLAIN (FORMAT JSON{options}) {CLAIM.text}"),
+        f"EXPLAIN (FORMAT JSON{options}) {CLAIM}",
         instances=[INSTANCE] * len(chats),
         chat_ids=chats,
         executors=DEFAULT,
@@ -64,8 +62,8 @@ async def fill(store: Store, rows: int, *, chat_id: str, scheduled: str = "NULL"
 
 async def without_statistics(store: Store) -> None:
     """Keep autovacuum from analysing the table in the middle of the test."""
-    async with store.database.engine.connect() as connection:
-        await connection.exec_driver_sql("ALTER TABLE message_queue_items SET (autovacuum_enabled = off)")
+    async with store.database.connections.use() as connection:
+        await connection.execute("ALTER TABLE message_queue_items SET (autovacuum_enabled = off)")
 
 
 async def test_a_table_that_was_never_analysed_is_read_by_the_heads_index_alone(store: Store) -> None:
@@ -79,8 +77,8 @@ async def test_a_table_that_was_never_analysed_is_read_by_the_heads_index_alone(
 
 
 async def test_the_plan_stays_when_the_table_was_analysed_while_it_was_empty(store: Store) -> None:
-    async with store.database.engine.connect() as connection:
-        await connection.exec_driver_sql("ANALYZE message_queue_items")
+    async with store.database.connections.use() as connection:
+        await connection.execute("ANALYZE message_queue_items")
     await without_statistics(store)
     await fill(store, 50_000, chat_id="'c' || n % 1000")
     assert set(indexes(await explain(store, [f"c{n}" for n in range(250)]))) <= {HEAD, FLIGHT, BY_ID}

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, TypeVar
 
 import pytest
-from sqlalchemy import ExceptionContext, event
 
+from mqworker.errors import StatementFailed
 from mqworker.lifecycle import Settlement
 from mqworker.message import ChatKey
 from mqworker.settings import Settings, load_settings
 from mqworker.store import Claim, NotNow, Store
-from mqworker.store.database import sqlstate
 from tests.integration.gate import Gate, gate, gated_store
 from tests.integration.rows import DEFAULT, NO_GAP, chat, claim, end_gap, new_message, put, refused, row, settle, sql
+
+T = TypeVar("T")
 
 GAP = Settlement.completed(60.0, None)
 
@@ -148,9 +150,8 @@ async def test_a_locked_head_passes_its_chat_over_and_holds_nobody_up(store: Sto
     first = await put(store)
     await put(store)
     await put(store, "b")
-    async with store.database.engine.connect() as connection:
-        await connection.execution_options(isolation_level="READ COMMITTED")
-        await connection.exec_driver_sql("SELECT 1 FROM message_queue_items WHERE id = %s FOR UPDATE", (first,))
+    async with store.database.connections.use() as connection, connection.transaction():
+        await connection.execute("SELECT 1 FROM message_queue_items WHERE id = %s FOR UPDATE", (first,))
         a, b = await store.claims.claim([chat("a"), chat("b")], DEFAULT)
         assert a == NotNow("contended", 0.05)
         assert isinstance(b, Claim)
@@ -192,9 +193,9 @@ async def test_three_claimers_of_the_same_chats_neither_overlap_nor_deadlock(
     for _ in range(4):
         await store.enqueues.insert([new_message(key.chat_id) for key in chats])
     workers = [new_store(f"w{n}") for n in range(3)]
-    states: list[str | None] = []
+    states: list[str] = []
     for worker in workers:
-        event.listen(worker.database.engine.sync_engine, "handle_error", lambda context: states.append(_state(context)))
+        worker.database.rows = noting_failures(worker.database.rows, states)  # type: ignore[method-assign]
     in_flight: set[ChatKey] = set()
     sent: dict[ChatKey, list[int]] = defaultdict(list)
 
@@ -221,5 +222,14 @@ async def test_three_claimers_of_the_same_chats_neither_overlap_nor_deadlock(
     assert set(states) <= {"23505"}, "no deadlock: at most two met at one chat"
 
 
-def _state(context: ExceptionContext) -> str | None:
-    return sqlstate(context.sqlalchemy_exception) if context.sqlalchemy_exception else None
+def noting_failures(
+    run: Callable[..., Coroutine[Any, Any, T]], states: list[str]
+) -> Callable[..., Coroutine[Any, Any, T]]:
+    async def rows(*statement: Any, **parameters: Any) -> T:
+        try:
+            return await run(*statement, **parameters)
+        except StatementFailed as error:
+            states.append(error.sqlstate)
+            raise
+
+    return rows

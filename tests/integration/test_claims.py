@@ -166,7 +166,7 @@ async def test_ids_with_any_text_are_chats_of_their_own(store: Store) -> None:
             store,
             """
             INSERT INTO message_queue_items (instance, chat_id, client_id, payload)
-            VALUES (:instance, :chat_id, 7, '{}') RETURNING 1
+            VALUES (%(instance)s, %(chat_id)s, 7, '{}') RETURNING 1
             """,
             **key._asdict(),
         )

@@ -169,7 +169,7 @@ def check(desk: Desk, arguments: dict[str, Any]) -> bool:
 
 def _arrives(desk: Desk, message_id: UUID, arguments: dict[str, Any]) -> None:
     (row,) = desk.rows(
-        "UPDATE message_queue_items SET scheduled_at = NULL WHERE id = :id RETURNING instance, chat_id, executor",
+        "UPDATE message_queue_items SET scheduled_at = NULL WHERE id = %(id)s RETURNING instance, chat_id, executor",
         id=message_id,
     )
     claim = desk.claim(ChatKey(row.instance, row.chat_id), row.executor)

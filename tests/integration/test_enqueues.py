@@ -11,7 +11,6 @@ from uuid import uuid4
 import psycopg
 import pytest
 from pydantic import SecretStr
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mqworker.devserver import PostgresServer
 from mqworker.errors import (
@@ -26,6 +25,7 @@ from mqworker.message import Enqueued, NewMessage
 from mqworker.producer import SharedInsert
 from mqworker.settings import Settings
 from mqworker.store import Store, enqueues
+from mqworker.store.database import Rows, rows_on
 from mqworker.testing.waiting import eventually
 from tests.integration.rows import new_message, row, sql
 
@@ -37,9 +37,9 @@ async def count(store: Store) -> int:
 
 async def refuse(store: Store, chat_id: str) -> None:
     """Have PostgreSQL refuse the messages of one chat, in the middle of a batch."""
-    async with store.database.engine.connect() as connection:
-        await connection.exec_driver_sql(
-            f"ALTER TABLE message_queue_items ADD CONSTRAINT no_such_chat CHECK (chat_id <> '{chat_id}')"
+    async with store.database.connections.use() as connection:
+        await connection.execute(
+            f"ALTER TABLE message_queue_items ADD CONSTRAINT no_such_chat CHECK (chat_id <> '{chat_id}')".encode()
         )
 
 
@@ -176,15 +176,11 @@ async def test_of_concurrent_callers_only_the_refused_one_hears_of_it(store: Sto
 
 
 async def test_what_is_inserted_in_a_callers_transaction_lives_and_dies_with_it(store: Store) -> None:
-    engine = store.database.engine
-    for end in ("rollback", "commit"):
-        async with engine.connect() as connection:
-            await connection.execution_options(isolation_level="READ COMMITTED")
-            transaction = await connection.begin()
-            await store.enqueues.insert_in(connection, [new_message(), new_message()])
+    for rolls_back in (True, False):
+        async with store.database.connections.use() as connection, connection.transaction(force_rollback=rolls_back):
+            await store.enqueues.insert_in(rows_on(connection), [new_message(), new_message()])
             assert await count(store) == 0
-            await getattr(transaction, end)()
-        assert await count(store) == (2 if end == "commit" else 0)
+        assert await count(store) == (0 if rolls_back else 2)
 
 
 # broken connections
@@ -220,8 +216,8 @@ async def test_a_commit_whose_answer_was_lost_is_found_by_the_repeat(
     insert = enqueues._insert
     broken: list[list[Enqueued | Conflict]] = []
 
-    async def break_once(connection: AsyncConnection, messages: list[NewMessage]) -> list[Enqueued | Conflict]:
-        answers = await insert(connection, messages)
+    async def break_once(rows: Rows, messages: list[NewMessage]) -> list[Enqueued | Conflict]:
+        answers = await insert(rows, messages)
         if not broken:
             broken.append(answers)
             raise psycopg.OperationalError("the connection is lost")
@@ -273,15 +269,15 @@ async def test_a_server_that_goes_away_for_good_in_the_middle_leaves_its_callers
 
 async def test_a_read_only_server_is_told_apart(store: Store, new_store: Callable[..., Store]) -> None:
     (database,) = await sql(store, "SELECT current_database() AS name")
-    async with store.database.engine.connect() as connection:
-        await connection.exec_driver_sql(f'ALTER DATABASE "{database.name}" SET default_transaction_read_only = on')
+    async with store.database.connections.use() as connection:
+        await connection.execute(f'ALTER DATABASE "{database.name}" SET default_transaction_read_only = on'.encode())
     with pytest.raises(StorageReadOnly):
         await new_store().enqueues.insert([new_message()])
 
 
 async def test_missing_tables_are_named_with_what_to_run(store: Store) -> None:
-    async with store.database.engine.connect() as connection:
-        await connection.exec_driver_sql("DROP TABLE message_queue_items")
+    async with store.database.connections.use() as connection:
+        await connection.execute("DROP TABLE message_queue_items")
     with pytest.raises(SchemaBehind, match="mqworker migrate"):
         await store.enqueues.insert([new_message()])
 

@@ -87,16 +87,16 @@ def test_the_heads_index_is_the_models(database_url: str) -> None:
 
 
 async def test_the_newest_schema_passes_and_an_older_one_names_the_command(store: Store, database_url: str) -> None:
-    await check_schema(store.database.engine)
+    await check_schema(store.database)
     downgrade(sqlalchemy_url(database_url), "base")
     with pytest.raises(SchemaBehind, match=f"nothing, this code needs {newest_revision()}: run `mqworker migrate`"):
-        await check_schema(store.database.engine)
+        await check_schema(store.database)
 
 
 async def test_a_schema_newer_than_the_code_is_refused(store: Store, database_url: str) -> None:
     execute(database_url, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
     with pytest.raises(SchemaBehind, match="upgrade mqworker"):
-        await check_schema(store.database.engine)
+        await check_schema(store.database)
 
 
 def test_an_applications_own_alembic_is_left_alone(database_url: str) -> None:

@@ -57,13 +57,11 @@ async def test_what_is_left_until_a_schedule_is_told(store: Store) -> None:
 
 
 async def test_the_window_begins_before_the_oldest_open_transaction(store: Store) -> None:
-    async with store.database.engine.connect() as connection:
-        await connection.execution_options(isolation_level="READ COMMITTED")
-        await store.enqueues.insert_in(connection, [new_message("late")])
+    async with store.database.rows_of_one(in_transaction=True) as rows:
+        await store.enqueues.insert_in(rows, [new_message("late")])
         start = await store.pages.window_start(window_seconds=0)
         await put(store, "soon")
         assert [m.chat.chat_id for m in await all_pages(store, limit=9, start=start)] == ["soon"]
         start = await store.pages.window_start(window_seconds=0)
-        await connection.commit()
     found = await all_pages(store, limit=9, start=start)
     assert [m.chat.chat_id for m in found] == ["late", "soon"]

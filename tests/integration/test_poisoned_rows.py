@@ -20,7 +20,7 @@ from tests.integration.working import Gateway, enqueue, finished, working
 
 INSERT = """
     INSERT INTO message_queue_items (instance, chat_id, client_id, payload, {columns})
-    VALUES (:instance, :chat_id, 7, CAST(:payload AS jsonb), {values})
+    VALUES (%(instance)s, %(chat_id)s, 7, CAST(%(payload)s AS jsonb), {values})
     RETURNING id
 """
 
@@ -263,8 +263,8 @@ async def test_times_far_away_stop_nothing(
 
 async def test_what_cannot_go_waits_quietly(settings: Settings, queue: MessageQueue, store: Store) -> None:
     """Other chats go on, and no chat that waits is asked for in a tight circle."""
-    for n, name in enumerate(["nobodys", "", " ", "}{:%", "x" * 300, "default\n", "Default"]):
-        await plant(store, f"executor {n}", executor=f"'{name}'")
+    for n, name in enumerate(["nobodys", "", " ", "}{:%%", "x" * 300, "default\n", "Default"]):
+        await plant(store, f"executor {n}", executor=f"'{name}'")  # %% is SQL's own %
     await plant(store, "in flight", status="'PROCESSING'", lease_expires_at="now() + interval '1 day'")
     await plant(store, "backs off", available_at="now() + interval '1 day'")
     stuck = ["in flight", "backs off", *(f"executor {n}" for n in range(7))]

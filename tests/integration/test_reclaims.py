@@ -28,7 +28,7 @@ async def expired(store: Store, chat_id: str = "a", **fields: object) -> Claim:
     """A claim whose worker stopped renewing it."""
     await put(store, chat_id, **fields)
     held = await claim(store, chat_id)
-    await sql(store, f"UPDATE message_queue_items SET {EXPIRED} WHERE chat_id = :chat RETURNING 1", chat=chat_id)
+    await sql(store, f"UPDATE message_queue_items SET {EXPIRED} WHERE chat_id = %(chat)s RETURNING 1", chat=chat_id)
     return held
 
 
@@ -132,11 +132,8 @@ async def test_a_pass_takes_no_more_than_its_limit(store: Store, sweeper: Store)
 
 async def test_what_is_being_settled_at_this_moment_is_passed_over(store: Store, sweeper: Store) -> None:
     held, other = await expired(store), await expired(store, "b")
-    async with store.database.engine.connect() as connection:
-        await connection.execution_options(isolation_level="READ COMMITTED")
-        await connection.exec_driver_sql(
-            "SELECT 1 FROM message_queue_items WHERE id = %s FOR UPDATE", (held.message.id,)
-        )
+    async with store.database.connections.use() as connection, connection.transaction():
+        await connection.execute("SELECT 1 FROM message_queue_items WHERE id = %s FOR UPDATE", (held.message.id,))
         assert [one.id for one in await reclaim(sweeper)] == [other.message.id]
 
 

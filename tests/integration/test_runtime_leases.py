@@ -144,7 +144,7 @@ async def test_a_drain_does_not_wait_for_ever(settings: Settings, queue: Message
 
     async with working(settings, hang, drain_seconds=0.2):
         await eventually(began.is_set, "the send began")
-    (stored,) = await sql(store, "SELECT status, retry_count FROM message_queue_items WHERE id = :id", id=message_id)
+    (stored,) = await sql(store, "SELECT status, retry_count FROM message_queue_items WHERE id = %(id)s", id=message_id)
     assert tuple(stored) == ("PROCESSING", 0), "its claim ends with its lease"
 
 

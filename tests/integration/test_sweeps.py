@@ -193,12 +193,10 @@ async def test_a_message_of_a_long_transaction_is_found_once_that_has_committed(
     """Its row carries the time of its insert, far before the window by now, and appears only at the commit."""
     sweeps = Sweeps(store, broker, settings.model_copy(update={"reconcile_every_seconds": 0.1}))
     await walk_is_over(store)
-    async with store.database.engine.connect() as connection:
-        await connection.execution_options(isolation_level="READ COMMITTED")
-        async with connection.begin():
-            (answer,) = await store.enqueues.insert_in(connection, [new_message()])
-            await eventually(lambda: _is_older(store, seconds=0.5), "its window has passed")
-            assert await sweeps.reconcile() == 0
+    async with store.database.rows_of_one(in_transaction=True) as rows:
+        (answer,) = await store.enqueues.insert_in(rows, [new_message()])
+        await eventually(lambda: _is_older(store, seconds=0.5), "its window has passed")
+        assert await sweeps.reconcile() == 0
     await walk_is_over(store)
     assert (await row(store, answer.id)).status == "PENDING"
     assert await sweeps.reconcile() == 1
@@ -208,7 +206,7 @@ async def _is_older(store: Store, *, seconds: float) -> bool:
     (found,) = await sql(
         store,
         """
-        SELECT min(xact_start) < clock_timestamp() - make_interval(secs => :seconds) AS older
+        SELECT min(xact_start) < clock_timestamp() - make_interval(secs => %(seconds)s) AS older
         FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'
         """,
         seconds=seconds,
@@ -220,13 +218,12 @@ async def test_a_long_transaction_that_only_reads_widens_no_look(
     store: Store, settings: Settings, broker: Broker
 ) -> None:
     await put(store)
-    async with store.database.engine.connect() as connection:
-        await connection.execution_options(isolation_level="REPEATABLE READ")
-        async with connection.begin():
-            await connection.exec_driver_sql("SELECT 1 FROM message_queue_items")
-            await eventually(lambda: _is_older(store, seconds=0.3), "it has been open for a while")
-            (before,) = await sql(store, "SELECT clock_timestamp() - interval '0.1 seconds' AS time")
-            start = await store.pages.window_start(window_seconds=0.0)
+    async with store.database.connections.use() as connection, connection.transaction():
+        await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        await connection.execute("SELECT 1 FROM message_queue_items")
+        await eventually(lambda: _is_older(store, seconds=0.3), "it has been open for a while")
+        (before,) = await sql(store, "SELECT clock_timestamp() - interval '0.1 seconds' AS time")
+        start = await store.pages.window_start(window_seconds=0.0)
     assert start.created_at > before.time
 
 

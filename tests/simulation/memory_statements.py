@@ -12,8 +12,6 @@ from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy import TextClause
-
 from mqworker.message import ChatKey
 from mqworker.store import admin, duties, enqueues, pages, statements, stats
 from tests.simulation import memory_claims
@@ -246,7 +244,7 @@ def _get(tables: Tables, given: Parameters, began: float) -> Answers:
     return [_Stored(instance=row.chat.instance, chat_id=row.chat.chat_id, **values)]
 
 
-STATEMENTS: dict[TextClause, Statement] = {
+STATEMENTS: dict[str, Statement] = {
     statements.CLAIM: memory_claims.claim,
     statements.SETTLE: memory_claims.settle,
     statements.RENEW: memory_claims.renew,

@@ -7,11 +7,9 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Self, cast
 
-from sqlalchemy import TextClause
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from mqworker.settings import Settings
 from mqworker.store import Store
+from mqworker.store.connections import Connections
 from mqworker.store.database import Database
 from mqworker.store.enqueues import INSERT
 from tests.simulation.memory_statements import STATEMENTS, commit, new_rows
@@ -21,18 +19,18 @@ from tests.simulation.server import Line
 
 def open_memory_store(tables: Tables, line: Line, settings: Settings, *, worker: str) -> Store:
     """A store for one process, which reaches its rows over ``line``."""
-    return Store(Database(cast(AsyncEngine, MemoryEngine(tables, line, worker))), settings, worker=worker)
+    return Store(Database(cast(Connections, MemoryConnections(tables, line, worker))), settings, worker=worker)
 
 
 class Result(list[Any]):
     """A statement's rows."""
 
-    def all(self) -> list[Any]:
+    async def fetchall(self) -> list[Any]:
         return self
 
 
-class MemoryEngine:
-    """As much of an engine as the store uses."""
+class MemoryConnections:
+    """As much of its connections as the store uses."""
 
     def __init__(self, tables: Tables, line: Line, owner: str) -> None:
         self._tables = tables
@@ -40,11 +38,11 @@ class MemoryEngine:
         self._owner = owner
         self._made = 0
 
-    def connect(self) -> MemoryConnection:
+    def use(self) -> MemoryConnection:
         self._made += 1
         return MemoryConnection(self._tables, self._line, (self._owner, self._made))
 
-    async def dispose(self) -> None:
+    async def aclose(self) -> None:
         """There is nothing to close."""
 
 
@@ -66,11 +64,9 @@ class MemoryConnection:
         if kind is not None and issubclass(kind, OSError):
             self._roll_back()
 
-    async def execution_options(self, **_: Any) -> None:
-        """Every transaction here is READ COMMITTED."""
-
-    async def execute(self, statement: TextClause, parameters: Parameters) -> Result:
+    async def execute(self, statement: str, parameters: Parameters | None) -> Result:
         began = self._tables.now
+        parameters = parameters or {}
         if statement is not INSERT:
             (answers,) = await self._line.call([partial(STATEMENTS[statement], self._tables, parameters, began)])
             return Result(answers)
@@ -83,7 +79,7 @@ class MemoryConnection:
         return Result(answers)
 
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator[None]:
+    async def transaction(self) -> AsyncIterator[None]:
         self._in_transaction = True
         try:
             yield

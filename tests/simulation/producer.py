@@ -93,8 +93,8 @@ class Producer:
         seconds = self._rng.uniform(0.0, LONGEST_TRANSACTION_SECONDS)
         self._note("enqueue", letter.id)
         try:
-            async with self._store.database.engine.connect() as connection, connection.begin():
-                (answer,) = await self._store.enqueues.insert_in(connection, [_message(letter, "hi")])
+            async with self._store.database.rows_of_one(in_transaction=True) as rows:
+                (answer,) = await self._store.enqueues.insert_in(rows, [_message(letter, "hi")])
                 await asyncio.sleep(seconds)
                 if act is Act.ROLL_BACK:
                     raise RolledBack
