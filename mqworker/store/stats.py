@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -56,7 +56,8 @@ class Stats:
 
     async def counts(self, instance: str, client_id: int | None) -> QueueStats:
         """The five counts of an account, or of one client's messages in it."""
-        rows = await self._database.rows(COUNTS, instance=instance, client_id=client_id)
+        given = _given(instance=instance, client_id=client_id)
+        rows = await self._database.rows(COUNTS.format(conditions=_conditions(given, COUNTED)), **given)
         return QueueStats(**{row.status.lower(): row.number for row in rows})
 
     async def get(self, message_id: UUID) -> StoredMessage:
@@ -70,10 +71,9 @@ class Stats:
         self, instance: str, *, chat_id: str | None, status: str | None, before_seq: int | None, limit: int
     ) -> list[StoredMessage]:
         """An account's messages, newest first; ``before_seq`` continues after the last seq seen."""
-        rows = await self._database.rows(
-            LIST, instance=instance, chat_id=chat_id, status=status, before_seq=before_seq, limit=limit
-        )
-        return _stored(rows)
+        given = _given(instance=instance, chat_id=chat_id, status=status, before_seq=before_seq)
+        statement = LIST.format(conditions=_conditions(given, LISTED))
+        return _stored(await self._database.rows(statement, **given, limit=limit))
 
     async def errors(self, instance: str, *, limit: int) -> Sequence[ErrorCount]:
         """An account's errors by count."""
@@ -85,24 +85,33 @@ def _stored(rows: Sequence[Any]) -> list[StoredMessage]:
     return [StoredMessage(**row._asdict()) for row in rows]
 
 
+def _given(**values: object) -> dict[str, object]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _conditions(given: dict[str, object], known: Mapping[str, str]) -> str:
+    """Only what is asked for: a condition that may be empty (``... IS NULL OR ...``) would be looked up by no index."""
+    return " AND ".join(known[name] for name in given)
+
+
 _COLUMNS = ", ".join(StoredMessage.__dataclass_fields__)
 
+COUNTED = {"instance": "instance = %(instance)s", "client_id": "client_id = %(client_id)s"}
+LISTED = {
+    "instance": "instance = %(instance)s",
+    "chat_id": "chat_id = %(chat_id)s",
+    "status": "status = %(status)s",
+    "before_seq": "seq < %(before_seq)s",
+}
+
 COUNTS = """
-SELECT status, count(*) AS number FROM message_queue_items
-WHERE instance = %(instance)s AND (CAST(%(client_id)s AS int) IS NULL OR client_id = CAST(%(client_id)s AS int))
-GROUP BY status
+SELECT status, count(*) AS number FROM message_queue_items WHERE {conditions} GROUP BY status
 """
 
 GET = f"SELECT {_COLUMNS} FROM message_queue_items WHERE id = %(id)s"  # noqa: S608 - a constant of this file
 
 LIST = f"""
-SELECT {_COLUMNS} FROM message_queue_items
-WHERE instance = %(instance)s
-  AND (CAST(%(chat_id)s AS text) IS NULL OR chat_id = CAST(%(chat_id)s AS text))
-  AND (CAST(%(status)s AS text) IS NULL OR status = CAST(%(status)s AS text))
-  AND (CAST(%(before_seq)s AS bigint) IS NULL OR seq < CAST(%(before_seq)s AS bigint))
-ORDER BY seq DESC
-LIMIT %(limit)s
+SELECT {_COLUMNS} FROM message_queue_items WHERE {{conditions}} ORDER BY seq DESC LIMIT %(limit)s
 """  # noqa: S608 - a constant of this file
 
 ERRORS = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from mqworker.settings import Settings
 from mqworker.store import Claim, Store
 from mqworker.store.statements import CLAIM
 from tests.integration.rows import DEFAULT, INSTANCE, chat, claim, put, settle, sql
@@ -74,6 +75,19 @@ async def test_a_table_that_was_never_analysed_is_read_by_the_heads_index_alone(
         used = indexes(plan)
         assert set(used) <= {HEAD, FLIGHT, BY_ID}
         assert used.count(HEAD) >= 2, "both branches of the head"
+
+
+async def test_a_claim_is_planned_once(settings: Settings) -> None:
+    """To plan it takes as long as all else that the claim of one chat costs."""
+    store = Store.open(settings, worker="w1", pool_size=1)
+    for _ in range(20):
+        await store.claims.claim([chat()], DEFAULT)
+    (plans,) = await sql(
+        store, "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE '%WITH heads%'"
+    )
+    await store.aclose()
+    assert plans.generic_plans > 10
+    assert plans.custom_plans == 0
 
 
 async def test_the_plan_stays_when_the_table_was_analysed_while_it_was_empty(store: Store) -> None:
