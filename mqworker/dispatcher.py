@@ -21,7 +21,8 @@ LEASE_BATCH = 500
 LONGEST_SLEEP_SECONDS = 1.0
 AWAY_PAUSE_SECONDS = 0.2
 UNCLAIMED_WAIT_SECONDS = 0.5
-# Until the claim is known: what is leased in a reply that is lost must not stand still for a whole lease.
+# Most sends end sooner. What is leased in a reply that is lost must not stand still for a whole lease; the leases of
+# sends that take longer the keeper lengthens.
 FIRST_LOCK_SECONDS = 3.0
 
 
@@ -41,7 +42,6 @@ class Dispatcher:
         postgres: Outage,
         redis: Outage,
         claim_seconds: float,
-        lock_seconds: float,
         on_memory_lost: Callable[[], None],
         on_unknown_instance: Callable[[str], None],
         on_return: Callable[[], None],
@@ -56,7 +56,6 @@ class Dispatcher:
         self._postgres = postgres
         self._redis = redis
         self._claim_seconds = claim_seconds
-        self._lock_seconds = lock_seconds
         self._on_memory_lost = on_memory_lost
         self._on_unknown_instance = on_unknown_instance
         self._on_return = on_return
@@ -103,7 +102,7 @@ class Dispatcher:
         try:
             leases = [lease for one in leased for lease in one.leases]
             if leases:
-                await self._claim(leases, first=True)
+                await self._claim(leases)
         finally:
             await parking
         # How long to sleep only a take can tell that finds nothing: other accounts may be due before these.
@@ -116,7 +115,7 @@ class Dispatcher:
                 await self._settler.tell([Finish(lease.chat, lease.token, 0.0) for lease in leases])
                 continue
             try:
-                await self._claim(leases, first=False)
+                await self._claim(leases)
             except StorageUnavailable as error:
                 self._postgres.noticed(error)
             except BrokerUnavailable:
@@ -145,18 +144,17 @@ class Dispatcher:
     async def _park(self, guard: str, leased: list[Leased]) -> None:
         await self._broker.park(guard, {one.instance: one.wait_seconds for one in leased})
 
-    async def _claim(self, leases: list[Lease], *, first: bool) -> None:
-        """Claim and start. Unless these leases are the ``first`` of their chats they are long enough already."""
+    async def _claim(self, leases: list[Lease]) -> None:
+        """Claim and start; give back the leases of chats that may not go now."""
         async with self._claiming:
             answers = await self._ask(leases)
-        claimed: list[Lease] = []
         empty: list[Lease] = []
         waiting: list[Finish] = []
         scheduled: list[Entry] = []
         for lease, answer in zip(leases, answers, strict=True):
             if isinstance(answer, Claim):
-                claimed.append(lease)
-            elif answer.scheduled is not None:
+                continue
+            if answer.scheduled is not None:
                 # Redis took it for due: its clock runs ahead, or it is stale. It is told again, and the chat forgotten,
                 # since a chat that waited for it would hold up what comes meanwhile.
                 scheduled.append(_entry(answer.scheduled))
@@ -167,7 +165,7 @@ class Dispatcher:
                 waiting.append(Finish(lease.chat, lease.token, answer.wait_seconds))
         if scheduled:
             await self._broker.announce(scheduled, wake=False)
-        await self._answer(claimed if first else [], empty, waiting)
+        await self._let_go(empty, waiting)
 
     async def _ask(self, leases: list[Lease]) -> list[Claim | NotNow]:
         """Claim, and start what was claimed: until then it counts as a stray."""
@@ -186,13 +184,10 @@ class Dispatcher:
                 self._start(Flight(answer, lease), late=late)
         return answers
 
-    async def _answer(self, claimed: list[Lease], empty: list[Lease], waiting: list[Finish]) -> None:
+    async def _let_go(self, empty: list[Lease], waiting: list[Finish]) -> None:
         try:
-            due_seconds = await self._broker.answer(
-                claimed=claimed, empty=empty, waiting=waiting, lock_seconds=self._lock_seconds
-            )
+            due_seconds = await self._broker.let_go(empty=empty, waiting=waiting)
         except BrokerUnavailable:
-            # What was claimed is on its way already, and its first lock ends soon.
             self._settler.owe([*waiting, *(Finish(lease.chat, lease.token, 0.0) for lease in empty)])
             raise
         if due_seconds is not None:

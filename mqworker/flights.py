@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 RENEW_BATCH = 500
 AGAIN_SECONDS = 1.0
+LOCK_LOOK_SECONDS = 0.5
+LOCK_ENDS_SOON_SECONDS = 2.0
 
 
 def _now() -> float:
@@ -161,6 +163,17 @@ class LeaseKeeper:
         for flight in flights:
             if flight.claim.claim_id not in kept:
                 self._give_up(flight)
+        await self._lock(flights)
+
+    async def keep_locks(self) -> None:
+        """Run until cancelled: lock in Redis for longer what takes longer than most sends do."""
+        while True:
+            await asyncio.sleep(LOCK_LOOK_SECONDS)
+            soon = _now() + LOCK_ENDS_SOON_SECONDS
+            if ending := [flight for flight in self._flights.all() if flight.lease.until < soon]:
+                await self._lock(ending)
+
+    async def _lock(self, flights: list[Flight]) -> None:
         try:
             await self._broker.renew([f.lease for f in flights], lock_seconds=self._lock_seconds)
         except BrokerUnavailable:

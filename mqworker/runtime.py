@@ -65,14 +65,13 @@ class Runtime:
         self.broker = broker
         self.flights = Flights(settings.max_chats)
         self._postgres = Outage("PostgreSQL", "nothing is claimed until it returns, what is in flight is settled then")
-        lock_seconds = settings.lease_seconds * LOCK_MARGIN
         self.keeper = LeaseKeeper(
             self.flights,
             self.store,
             self.broker,
             self._postgres,
             renew_seconds=settings.renew_seconds,
-            lock_seconds=lock_seconds,
+            lock_seconds=settings.lease_seconds * LOCK_MARGIN,
         )
         self._wake = Wake(self.broker.redis, self.broker.keys.wake)
         onward = Onward()
@@ -91,7 +90,6 @@ class Runtime:
             redis=redis,
             # Later, the lease could end before the first renewal comes round.
             claim_seconds=settings.lease_seconds - settings.renew_seconds,
-            lock_seconds=lock_seconds,
             on_memory_lost=self.clockwork.memory_lost,
             on_unknown_instance=self.clockwork.unknown_instance,
             on_return=self.clockwork.redis_returned,
@@ -135,6 +133,7 @@ class Runtime:
         work: dict[str, Callable[[], Awaitable[None]]] = {
             "settler": self.settler.run,
             "keeper": self.keeper.run,
+            "keeper of locks": self.keeper.keep_locks,
             "listener": self._wake.listen,
             "dispatcher": self.dispatcher.run,
             "onward": self.dispatcher.go_on,

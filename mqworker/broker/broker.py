@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -47,13 +48,17 @@ class Taken:
     instances: list[str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Lease:
-    """One chat locked for us under ``token``; ``depth`` is how many waiting messages Redis knew of."""
+    """One chat locked for us under ``token``; ``depth`` is how many waiting messages Redis knew of.
+
+    The lock ends at ``until``, by the event loop's clock and as far as we know: no sooner, where Redis was told.
+    """
 
     chat: ChatKey
     token: str
     depth: int = 1
+    until: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +145,12 @@ class Broker:
         token = uuid4().hex
         asked = instances if len(instances) <= max_chats else random.sample(list(instances), max_chats)
         share = max(max_chats // len(instances), 1)
-        arguments: list[str | int] = [share, round(lock_seconds * 1000), self._owner, token]
+        arguments: list[str | int] = [share, _ms(lock_seconds), self._owner, token]
+        until = _now() + lock_seconds
         with translated_errors():
             replies = await run(self.redis, [self._call("lease", name, arguments) for name in asked])
         leased = [
-            Leased(name, bool(known), _seconds(wait_ms), _leases(name, chats, token))
+            Leased(name, bool(known), _seconds(wait_ms), _leases(name, chats, token, until))
             for name, (known, wait_ms, *chats) in zip(asked, replies, strict=True)
         ]
         # The others are due still.
@@ -162,26 +168,27 @@ class Broker:
         """Let chats go again; return the seconds until the earliest of them is due. Idempotent."""
         return await self._let_go(self._finishes(finishes))
 
-    async def answer(
-        self, *, claimed: Sequence[Lease], empty: Sequence[Lease], waiting: Sequence[Finish], lock_seconds: float
-    ) -> float | None:
-        """Say what a claim made of its leases: hold the claimed, drop the empty, let the waiting go later.
+    async def let_go(self, *, empty: Sequence[Lease], waiting: Sequence[Finish]) -> float | None:
+        """Give back what a claim left of its leases: drop the empty chats, let the waiting go later.
 
-        Returns the seconds until the earliest of those that were let go is due, as :meth:`finish` does.
+        Returns the seconds until the earliest of them is due, as :meth:`finish` does.
         """
-        let_go = [*self._finishes(waiting), *self._tokens("forget", empty)]
-        return await self._let_go(let_go, self._renewals(claimed, lock_seconds))
+        return await self._let_go([*self._finishes(waiting), *self._tokens("forget", empty)])
 
     async def renew(self, leases: Sequence[Lease], *, lock_seconds: float) -> None:
-        """Hold locked chats longer."""
-        await self._let_go([], self._renewals(leases, lock_seconds))
+        """Hold locked chats longer: until ``lock_seconds`` from now."""
+        until = _now() + lock_seconds
+        with translated_errors():
+            await run(self.redis, [call for _, call in self._tokens("renew", leases, _ms(lock_seconds))])
+        for lease in leases:
+            lease.until = until
 
-    async def _let_go(self, calls: Sequence[tuple[str, Call]], others: Sequence[Call] = ()) -> float | None:
+    async def _let_go(self, calls: Sequence[tuple[str, Call]]) -> float | None:
         """Run ``calls``, each of which tells when a chat of its account is due, and then see to their accounts."""
         with translated_errors():
-            replies = await run(self.redis, [*(call for _, call in calls), *others])
+            replies = await run(self.redis, [call for _, call in calls])
             due: dict[str, float] = {}
-            for (name, _), ms in sorted(zip(calls, replies, strict=False), key=lambda one: -one[1]):
+            for (name, _), ms in sorted(zip(calls, replies, strict=True), key=lambda one: -one[1]):
                 if ms >= 0:
                     due[name] = ms / 1000  # the earliest comes last
             if due:
@@ -194,9 +201,6 @@ class Broker:
             (instance, self._many("finish", instance, [word for finish in part for word in finish.words]))
             for instance, part in _by_instance(finishes, lambda finish: finish.chat.instance)
         ]
-
-    def _renewals(self, leases: Sequence[Lease], lock_seconds: float) -> list[Call]:
-        return [call for _, call in self._tokens("renew", leases, _ms(lock_seconds))]
 
     def _tokens(self, name: str, leases: Sequence[Lease], *more: int) -> list[tuple[str, Call]]:
         return [
@@ -315,9 +319,13 @@ def _by_instance(items: Sequence[T], instance_of: Callable[[T], str]) -> Iterato
             yield instance, group[start : start + ENTRIES_PER_CALL]
 
 
-def _leases(instance: str, words: Sequence[Any], token: str) -> list[Lease]:
+def _leases(instance: str, words: Sequence[Any], token: str, until: float) -> list[Lease]:
     pairs = zip(words[::2], words[1::2], strict=True)
-    return [Lease(ChatKey(instance, decode(chat)), token, depth) for chat, depth in pairs]
+    return [Lease(ChatKey(instance, decode(chat)), token, depth, until) for chat, depth in pairs]
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _seconds(ms: int) -> float | None:

@@ -167,18 +167,19 @@ async def test_a_forgotten_chat_leaves_nothing_unless_it_was_announced_to_meanwh
     await broker.announce([entry(1), entry(2, priority=5)])
     held = await lease_one(broker)
     await broker.announce([entry(3)])
-    await broker.answer(claimed=[], empty=[held], waiting=[], lock_seconds=LOCK_SECONDS)
+    await broker.let_go(empty=[held], waiting=[])
     held = await lease_one(broker)
     assert await broker.announce([entry(3)]) == 0, "what came meanwhile is kept"
-    await broker.answer(claimed=[], empty=[held], waiting=[], lock_seconds=LOCK_SECONDS)
+    await broker.let_go(empty=[held], waiting=[])
     assert await waits(broker) is None
     assert await broker.announce([entry(1), entry(2, priority=5)]) == 2
 
 
-async def test_an_answer_holds_the_claimed_and_lets_the_waiting_go_later(broker: Broker) -> None:
+async def test_what_a_claim_left_goes_later(broker: Broker) -> None:
     await broker.announce([entry(1), entry(2, "b")])
     a, b = await lease(broker, lock=1.0)
-    await broker.answer(claimed=[a], empty=[], waiting=[Finish(b.chat, b.token, 20.0)], lock_seconds=100.0)
+    await broker.renew([a], lock_seconds=100.0)
+    await broker.let_go(empty=[], waiting=[Finish(b.chat, b.token, 20.0)])
     wait = await waits(broker)
     assert wait is not None
     assert 15 < wait <= 20
@@ -227,7 +228,7 @@ async def test_an_announce_between_take_and_park_is_not_lost_however_late_the_pa
         await broker.announce([entry(1, "x")])
         taken = await broker.take()
         (held,) = await lease(broker)
-        await broker.answer(claimed=[], empty=[held], waiting=[], lock_seconds=LOCK_SECONDS)
+        await broker.let_go(empty=[held], waiting=[])
         assert await waits(broker) is None
         await asyncio.sleep(late_seconds)
         await broker.announce([entry(2)])
@@ -238,7 +239,7 @@ async def test_an_announce_between_take_and_park_is_not_lost_however_late_the_pa
 
         assert await eventually(due, "the account is due", timeout_seconds=1) == [INSTANCE]
         (held,) = await lease(broker)
-        await broker.answer(claimed=[], empty=[held], waiting=[], lock_seconds=LOCK_SECONDS)
+        await broker.let_go(empty=[held], waiting=[])
 
 
 async def test_a_finish_between_lease_and_park_is_not_lost(broker: Broker) -> None:
@@ -295,7 +296,7 @@ async def test_every_command_works_on_an_emptied_memory(broker: Broker) -> None:
     await broker.redis.flushall()
     assert not await broker.remembers()
     await broker.renew([held], lock_seconds=LOCK_SECONDS)
-    await broker.answer(claimed=[held], empty=[held], waiting=[], lock_seconds=LOCK_SECONDS)
+    await broker.let_go(empty=[held], waiting=[])
     await broker.park(taken.guard, {INSTANCE: None})
     await broker.drop([entry(2)])
     await broker.ping()

@@ -217,16 +217,16 @@ class QueueMachine(RuleBasedStateMachine):
         leased = await broker.lease(ACCOUNTS, max_chats=max_chats, lock_seconds=HOUR)
         leases = [lease for one in leased for lease in one.leases]
         answers = await self.world.stores[worker].claims.claim([lease.chat for lease in leases], WORKERS[worker])
-        claimed, empty, waiting = [], [], []
+        empty, waiting = [], []
         for lease, answer in zip(leases, answers, strict=True):
             self._claimed(worker, lease.chat, answer, lease)
             if isinstance(answer, Claim):
-                claimed.append(lease)
-            elif answer.reason == "empty":
+                continue
+            if answer.reason == "empty":
                 empty.append(lease)
             else:
                 waiting.append(Finish(lease.chat, lease.token, answer.wait_seconds))
-        await broker.answer(claimed=claimed, empty=empty, waiting=waiting, lock_seconds=HOUR)
+        await broker.let_go(empty=empty, waiting=waiting)
 
     def _claimed(self, worker: str, chat: ChatKey, answer: Claim | NotNow, lease: Lease | None) -> None:
         expected = self.model.verdict(chat, WORKERS[worker])

@@ -125,7 +125,7 @@ async def test_any_text_is_a_chat_and_an_account_of_its_own(broker: Broker) -> N
         "redis-cli can show them"
     )
     held = [held for one in leased for held in one.leases]
-    await broker.answer(claimed=[], empty=held, waiting=[], lock_seconds=LOCK_SECONDS)
+    await broker.let_go(empty=held, waiting=[])
     assert set(await everything(broker)) == {broker.keys.instances}
 
 

@@ -132,7 +132,7 @@ async def test_a_kept_entry_that_redis_lost_is_put_in_again(broker: Broker) -> N
 async def test_a_forgotten_chat_leaves_nothing(broker: Broker) -> None:
     await broker.announce([entry(1), entry(2, priority=5)])
     held = await lease_one(broker)
-    await broker.answer(claimed=[], empty=[held], waiting=[], lock_seconds=LOCK_SECONDS)
+    await broker.let_go(empty=[held], waiting=[])
     assert set(await everything(broker)) == {broker.keys.instances}
     taken = await broker.take()
     await broker.park(taken.guard, {INSTANCE: None})
@@ -143,7 +143,7 @@ async def test_a_forgotten_chat_leaves_nothing(broker: Broker) -> None:
 async def test_forget_under_a_lost_token_changes_nothing(broker: Broker) -> None:
     await broker.announce([entry(1)])
     held = await lease_one(broker)
-    await broker.answer(claimed=[], empty=[Lease(held.chat, "other")], waiting=[], lock_seconds=LOCK_SECONDS)
+    await broker.let_go(empty=[Lease(held.chat, "other")], waiting=[])
     assert await depth(broker) == ids(1)
     assert await broker.redis.exists(f"{broker.keys.of(INSTANCE).chat}a:lock")
 

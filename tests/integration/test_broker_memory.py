@@ -78,7 +78,7 @@ async def test_every_command_works_after_script_flush(broker: Broker) -> None:
     await flush()
     await broker.park(taken.guard, {INSTANCE: None})
     await flush()
-    await broker.answer(claimed=[a], empty=[b], waiting=[Finish(c.chat, c.token, 9.0)], lock_seconds=HOLD_SECONDS)
+    await broker.let_go(empty=[b], waiting=[Finish(c.chat, c.token, 9.0)])
     await flush()
     await broker.renew([a], lock_seconds=HOLD_SECONDS)
     await flush()
@@ -111,7 +111,7 @@ async def test_every_command_works_on_an_emptied_redis(broker: Broker) -> None:
     (held,) = leased.leases
     await broker.redis.flushall()
     await broker.renew([held], lock_seconds=HOLD_SECONDS)
-    await broker.answer(claimed=[held], empty=[held], waiting=[], lock_seconds=HOLD_SECONDS)
+    await broker.let_go(empty=[held], waiting=[])
     await broker.park(taken.guard, {INSTANCE: None})
     await broker.drop([entry(2)])
     await broker.finish([Finish(held.chat, held.token, 7.0, 7.0, done=entry(1))])
@@ -174,7 +174,7 @@ async def test_every_command_says_that_redis_is_away_and_works_when_it_is_back(
         lambda: broker.lease([INSTANCE], max_chats=1, lock_seconds=1.0),
         lambda: broker.park("1", {INSTANCE: None}),
         lambda: broker.finish([Finish(held.chat, held.token, 1.0)]),
-        lambda: broker.answer(claimed=[held], empty=[], waiting=[], lock_seconds=1.0),
+        lambda: broker.let_go(empty=[held], waiting=[]),
         lambda: broker.renew([held], lock_seconds=1.0),
         lambda: broker.drop([entry(1)]),
         lambda: broker.sweep_instances(),

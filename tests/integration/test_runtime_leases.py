@@ -67,7 +67,7 @@ async def test_what_a_claim_under_way_takes_is_no_stray(
     monkeypatch.setattr(Claims, "claim", claim_slowly)
     message_id = await enqueue(queue)
     runtime = Runtime.open(settings, {"default": hang})
-    claiming = asyncio.create_task(runtime.dispatcher._claim([await lease_one(runtime.broker)], first=True))
+    claiming = asyncio.create_task(runtime.dispatcher._claim([await lease_one(runtime.broker)]))
     await taken.wait()
     releasing = asyncio.create_task(runtime.dispatcher._release_strays())
     await asyncio.sleep(0)
@@ -83,7 +83,7 @@ async def test_a_worker_whose_room_was_taken_meanwhile_leases_nothing(
     await enqueue(queue)
     await enqueue(queue, "b")
     runtime = Runtime.open(settings.model_copy(update={"max_chats": 1}), {"default": hang})
-    await runtime.dispatcher._claim(await lease(broker), first=True)
+    await runtime.dispatcher._claim(await lease(broker))
     assert runtime.flights.room == -1, "chats that go on ask for no room"
     await enqueue(queue, "c")
     assert await runtime.dispatcher._lease([INSTANCE]) == [Leased(INSTANCE, known=True, wait_seconds=0.0, leases=[])]

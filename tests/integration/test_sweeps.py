@@ -135,7 +135,7 @@ async def test_a_finished_message_that_a_rebuild_brings_back_is_gone_after_one_l
     await settle(store, await claim(store))
     await broker.announce([Entry(chat(), 1, message_id)])
     (leased,) = await broker.lease([INSTANCE], max_chats=1, lock_seconds=1.0)
-    await broker.answer(claimed=[], empty=leased.leases, waiting=[], lock_seconds=1.0)
+    await broker.let_go(empty=leased.leases, waiting=[])
     assert await depth(broker) == []
     assert await known(broker) == set()
 
