@@ -23,6 +23,8 @@ from mqworker.sweeps import HOLD_SECONDS, Sweeps
 log = logging.getLogger(__name__)
 
 TIMER_AFTER_CRON = 1.2
+EARLY = 0.8
+"""The cron comes on whole seconds, and its jobs a little sooner or later."""
 AGAIN_SECONDS = 1.0
 REBUILD_EVERY_SECONDS = 60.0
 RETURN_EVERY_SECONDS = 5.0
@@ -39,6 +41,8 @@ class Duty:
     every_seconds: float
     look_seconds: float
     sweep: Callable[[], Awaitable[object]]
+    is_brief: bool = False
+    """Done as soon as it is taken, at a third of the statements: for a sweep that two may do at once, without harm."""
 
 
 class Clockwork:
@@ -56,24 +60,30 @@ class Clockwork:
         self.duties = {
             duty.name: duty
             for duty in (
-                Duty("reclaim", settings.reclaim_every_seconds, settings.reclaim_every_seconds, self._reclaim),
+                Duty("reclaim", settings.reclaim_every_seconds, settings.reclaim_every_seconds, self._reclaim, True),
                 Duty("reconcile", settings.reconcile_every_seconds, settings.reconcile_every_seconds, sweeps.reconcile),
                 Duty("clean", clean_seconds, min(clean_seconds, CLEAN_LOOK_SECONDS), sweeps.clean),
                 Duty("clean-instances", CLEAN_LOOK_SECONDS, CLEAN_LOOK_SECONDS, sweeps.clean_instances),
             )
         }
+        self._looked_at = dict.fromkeys(self.duties, _now())
 
     async def run_due(self, name: str) -> bool:
         """Run a sweep if it is due and nobody is at it; return whether it ran."""
         duty = self.duties[name]
-        return await self._do(name, duty.sweep, every_seconds=duty.every_seconds)
+        if not duty.is_brief:
+            return await self._do(name, duty.sweep, every_seconds=duty.every_seconds)
+        taken = await self._store.duties.take(name, every_seconds=duty.every_seconds, hold_seconds=0.0)
+        if taken:
+            await duty.sweep()
+        return taken
 
     async def _reclaim(self) -> None:
         """Reclaim, but not just after PostgreSQL was away: the workers whose leases ended meanwhile renew first.
 
         The statement itself waits after a restart of PostgreSQL; what else may have been away it cannot see.
         """
-        if asyncio.get_running_loop().time() - self._postgres_away_at > self._renew_first_seconds:
+        if _now() - self._postgres_away_at > self._renew_first_seconds:
             await self._sweeps.reclaim()
 
     async def _do(
@@ -117,12 +127,18 @@ class Clockwork:
     async def _timer(self, duty: Duty) -> None:
         late = TIMER_AFTER_CRON if has_cron(duty.look_seconds) else 1.0
         while True:
-            await asyncio.sleep(duty.look_seconds * late)
-            await self.run_quietly(duty.name)
+            await asyncio.sleep(self._looked_at[duty.name] + duty.look_seconds * late - _now())
+            await self._look_at(duty)
 
-    async def run_quietly(self, name: str) -> None:
-        """:meth:`run_due` for a caller that can do nothing about an error."""
-        await self._quietly(name, self.run_due(name))
+    async def look(self) -> None:
+        """Look at each sweep that this worker has not looked at for its period, and run those that are due."""
+        late = [one for one in self.duties.values() if _now() >= self._looked_at[one.name] + one.look_seconds * EARLY]
+        await asyncio.gather(*map(self._look_at, late))
+
+    async def _look_at(self, duty: Duty) -> None:
+        # Before it runs: a long sweep must not make the timer think that nobody looks.
+        self._looked_at[duty.name] = _now()
+        await self._quietly(duty.name, self.run_due(duty.name))
 
     async def _quietly(self, name: str, work: Awaitable[Any]) -> bool:
         """Do it; a server that is away is no news here (the dispatcher says it), anything else is logged in full."""
@@ -130,7 +146,7 @@ class Clockwork:
             await work
         except (StorageUnavailable, BrokerUnavailable) as error:
             if isinstance(error, StorageUnavailable):
-                self._postgres_away_at = asyncio.get_running_loop().time()
+                self._postgres_away_at = _now()
             log.debug("%s waits", name, extra={"reason": str(error)})
             return False
         except Exception:
@@ -197,6 +213,10 @@ class Clockwork:
             return  # it will learn them all
         for instance in sorted(instances):
             await self._sweeps.rebuild_instance(instance)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _hold_seconds(every_seconds: float) -> float:

@@ -18,7 +18,7 @@ from typing import Any
 from arq.cron import CronJob, cron
 
 from mqworker.broker import Keys
-from mqworker.clockwork import has_cron
+from mqworker.clockwork import CLEAN_LOOK_SECONDS, has_cron
 from mqworker.errors import ConfigError, SchemaBehind
 from mqworker.executors import Executor, ExecutorRegistry, load_registry
 from mqworker.logs import configure_logging, is_configured
@@ -29,6 +29,9 @@ from mqworker.tasks import end_tasks
 from mqworker.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+"""How often arq looks for jobs. Its cron knows whole seconds only, and no send waits for it."""
 
 Hook = Callable[[dict[Any, Any]], Awaitable[None]]
 
@@ -64,6 +67,7 @@ def worker_settings(
         "job_serializer": to_json,
         "job_deserializer": from_json,
         "log_results": False,
+        "poll_delay": POLL_SECONDS,
         **arq_options,
     }
     # arq reads the attributes of this very class and no inherited ones.
@@ -71,29 +75,17 @@ def worker_settings(
 
 
 def _cron_jobs(settings: Settings) -> list[CronJob]:
-    periods = {
-        "reclaim": settings.reclaim_every_seconds,
-        "reconcile": settings.reconcile_every_seconds,
-        "clean": 60.0,
-        "clean-instances": 60.0,
-    }
-    return [
-        cron(_sweep(name), name=f"mqworker:{name}", second=_marks(period), max_tries=1)
-        for name, period in periods.items()
-        if has_cron(period)
-    ]
+    """One job for all sweeps, at the seconds of a minute at which any of them comes round.
+
+    Each of arq's jobs costs Redis some 20 commands, and an idle worker's are nearly all of what it asks.
+    """
+    periods = [settings.reclaim_every_seconds, settings.reconcile_every_seconds, CLEAN_LOOK_SECONDS]
+    marks = {second for period in periods if has_cron(period) for second in range(0, 60, min(int(period), 60))}
+    return [cron(_sweep, name="mqworker:sweep", second=marks, max_tries=1)]
 
 
-def _marks(every_seconds: float) -> set[int]:
-    """The seconds of a minute at which a period of whole seconds comes round; longer ones are looked at each minute."""
-    return set(range(0, 60, min(int(every_seconds), 60)))
-
-
-def _sweep(name: str) -> Any:
-    async def sweep(ctx: dict[Any, Any]) -> None:
-        await ctx["mqworker"].clockwork.run_quietly(name)
-
-    return sweep
+async def _sweep(ctx: dict[Any, Any]) -> None:
+    await ctx["mqworker"].clockwork.look()
 
 
 class _Shell:

@@ -23,7 +23,10 @@ class Duties:
         self._owner = owner
 
     async def take(self, name: str, *, every_seconds: float, hold_seconds: float, now: bool = False) -> bool:
-        """Take a duty for ``hold_seconds`` if nobody has it and it is due (or ``now`` is asked for)."""
+        """Take a duty for ``hold_seconds`` if nobody has it and it is due (or ``now`` is asked for).
+
+        Taken for no time it is done at once.
+        """
         taken = await self._database.scalar(
             TAKE, name=name, owner=self._owner, every=every_seconds * DUE_AFTER, hold=hold_seconds, now=now
         )
@@ -53,9 +56,11 @@ class Duties:
 
 
 TAKE = """
-INSERT INTO message_queue_duties AS duty (name, owner, until)
-VALUES (%(name)s, %(owner)s, clock_timestamp() + make_interval(secs => %(hold)s))
-ON CONFLICT (name) DO UPDATE SET owner = EXCLUDED.owner, until = EXCLUDED.until
+INSERT INTO message_queue_duties AS duty (name, owner, until, last_done_at)
+VALUES (%(name)s, %(owner)s, clock_timestamp() + make_interval(secs => %(hold)s),
+        CASE WHEN %(hold)s = 0 THEN clock_timestamp() END)
+ON CONFLICT (name) DO UPDATE SET owner = EXCLUDED.owner, until = EXCLUDED.until,
+    last_done_at = COALESCE(EXCLUDED.last_done_at, duty.last_done_at)
 WHERE duty.until <= clock_timestamp()
   AND (%(now)s OR duty.last_done_at IS NULL
        OR duty.last_done_at + make_interval(secs => %(every)s) <= clock_timestamp())

@@ -338,6 +338,9 @@ async def test_a_duty_is_one_workers_and_due_again_after_its_period(new_store: N
     assert not await first.take("sweep", every_seconds=HOUR, hold_seconds=HOUR)
     assert await first.take("sweep", every_seconds=HOUR, hold_seconds=0.0, now=True)
     assert not await first.hold("sweep", hold_seconds=HOUR), "too late to hold"
+    assert not await second.take("sweep", every_seconds=HOUR, hold_seconds=HOUR), "taken for no time it is done"
+    assert await second.take("brief", every_seconds=HOUR, hold_seconds=0.0)
+    assert not await first.take("brief", every_seconds=HOUR, hold_seconds=0.0)
     assert await second.take("sweep", every_seconds=HOUR, hold_seconds=HOUR, now=True), "but not too late to take over"
 
 

@@ -35,6 +35,8 @@ class Counted(Sweeps):
         return await super().reclaim()
 
     async def reconcile(self) -> int:
+        if self.failing:
+            raise RuntimeError("a bug")
         self.done.append("reconcile")
         return await super().reconcile()
 
@@ -103,17 +105,31 @@ async def test_of_many_workers_that_start_one_rebuilds(
 async def test_a_sweep_that_failed_is_due_at_once_and_the_others_go_on(
     new_clockwork: Callable[..., tuple[Clockwork, Counted]], done: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    clockwork, sweeps = new_clockwork(reclaim_every_seconds=60.0, reconcile_every_seconds=0.1)
+    clockwork, sweeps = new_clockwork(reclaim_every_seconds=0.1, reconcile_every_seconds=60.0)
     sweeps.failing = True
     with pytest.raises(RuntimeError):
-        await clockwork.run_due("reclaim")
-    await clockwork.run_quietly("reclaim")
-    assert "reclaim failed" in caplog.text
-    sweeps.failing = False
-    assert await clockwork.run_due("reclaim")
-    sweeps.failing = True
+        await clockwork.run_due("reconcile")
     async with running(clockwork):
-        await eventually(lambda: done.count("reconcile") > 2, "the timers go on")
+        await eventually(lambda: "reclaim failed" in caplog.text, "a timer told what failed")
+        sweeps.failing = False
+        await eventually(lambda: done.count("reclaim") > 2, "the timers go on")
+    assert await clockwork.run_due("reconcile")
+
+
+async def test_the_cron_looks_at_what_this_worker_has_not_looked_at_for_its_period(
+    new_clockwork: Callable[..., tuple[Clockwork, Counted]], done: list[str]
+) -> None:
+    clockwork, _ = new_clockwork(reclaim_every_seconds=0.2, reconcile_every_seconds=60.0)
+    await clockwork.look()
+    assert done == []
+    await eventually(lambda: _looked(clockwork, done), "reclaim came round")
+    await clockwork.look()
+    assert done == ["reclaim"]
+
+
+async def _looked(clockwork: Clockwork, done: list[str]) -> bool:
+    await clockwork.look()
+    return bool(done)
 
 
 async def test_a_duty_is_held_for_as_long_as_its_sweep_takes(

@@ -289,10 +289,10 @@ def _point(memory: Memory, keys: Sequence[str], arguments: Sequence[str]) -> int
 def _take(memory: Memory, keys: Sequence[str], arguments: Sequence[str]) -> list[Any]:
     now = memory.now
     guard = now + int(arguments[1]) + 0.5
+    first = min(memory.instances.values(), default=inf)
     due = _due(memory.instances, now, int(arguments[0]))
     for instance in due:
         memory.instances[instance] = guard
-    first = min(memory.instances.values(), default=inf)
     return [str(guard), -1 if first == inf else max(ceil(first) - now, 0), *due]
 
 

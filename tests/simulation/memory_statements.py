@@ -98,6 +98,8 @@ def _take(tables: Tables, given: Parameters, began: float) -> Answers:
     elif duty.until > now or not (given["now"] or _is_due(duty, given["every"], now)):
         return []
     duty.owner, duty.until = given["owner"], now + given["hold"]
+    if given["hold"] == 0:
+        duty.last_done_at = now
     tables.note("duty", name, given["owner"])
     return [(1,)]
 
