@@ -1,4 +1,4 @@
-"""What happens between ``enqueue()`` and its return: a shared insert, then a bounded wait for the announce."""
+"""What happens between ``enqueue()`` and its return, a shared insert, and just after it: the announce."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 INSERT_BATCH = 500
 ANNOUNCE_WAIT_SECONDS = 0.2
 BREAKER_SECONDS = 1.0
+AHEAD = 20_000
+"""Announces that may be under way: two of the largest batches."""
 OWED = 20_000
 """Announces kept while Redis is away; what is beyond them the workers' reconcile finds."""
 
@@ -75,9 +77,10 @@ class SharedInsert:
 
 
 class Announcer:
-    """Tells Redis what is stored. It never fails its caller and holds it up for 200 ms at most.
+    """Tells Redis what is stored, behind its callers' backs: what they wait for is the commit, and nothing of Redis.
 
-    While Redis is away nobody waits at all; what could not be told is kept and told later.
+    Only where Redis cannot keep up does a caller wait, for 200 ms at most. While it is away nobody waits at all; what
+    could not be told is kept and told later.
     """
 
     def __init__(self, broker: Broker) -> None:
@@ -93,7 +96,7 @@ class Announcer:
         self._background: set[asyncio.Task[None]] = set()
 
     async def announce(self, entries: Sequence[Entry]) -> None:
-        """Announce stored messages."""
+        """Have stored messages announced soon."""
         if not entries or self._closed:
             return  # a session may commit after its queue was closed: the workers' reconcile finds the message
         _say("persisted", entries)
@@ -106,6 +109,8 @@ class Announcer:
         told = self._told
         if self._flush is None or self._flush.done():
             self._flush = asyncio.create_task(self._run(), name="announce")
+        if len(self._waiting) < AHEAD:
+            return
         done, _ = await asyncio.wait([told], timeout=ANNOUNCE_WAIT_SECONDS)
         if not done:
             self._open_breaker("no answer")

@@ -8,6 +8,7 @@ never arq jobs: arq's end must not cancel a send, and nothing that matters may l
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -127,6 +128,9 @@ class _Shell:
             await self._on_startup(ctx)
         runtime.start()
         self._watchdog.start()
+        # What the start has made stays for good: looked through at each full collection, it would hold up sends.
+        gc.collect()
+        gc.freeze()
         self._take_signals(ctx)
 
     def _take_signals(self, ctx: dict[Any, Any]) -> None:

@@ -77,7 +77,9 @@ def _page(rows: Sequence[Any], limit: int) -> Page:
 
 
 def _waiting(row: Any) -> Waiting:
-    return Waiting(row.id, row.seq, ChatKey(row.instance, row.chat_id), row.priority, float(row.due_seconds))
+    # Unpacked: a million rows go through here at a rebuild, and each look by name costs as much as the whole.
+    message_id, seq, instance, chat_id, priority, _, due_seconds = row
+    return Waiting(message_id, seq, ChatKey(instance, chat_id), priority, float(due_seconds))
 
 
 _COLUMNS = """

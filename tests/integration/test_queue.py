@@ -24,6 +24,7 @@ from mqworker.settings import Settings
 from mqworker.store import Store
 from mqworker.testing.waiting import eventually
 from tests.integration.rows import INSTANCE, change, claim, settle, sql
+from tests.integration.working import told
 
 HI = {"text": "hi"}
 
@@ -32,8 +33,9 @@ async def enqueue(queue: MessageQueue, chat_id: str = "a", **fields: object) -> 
     return (await queue.enqueue(INSTANCE, 7, chat_id, HI, **fields)).id  # type: ignore[arg-type]
 
 
-async def announced(broker: Broker) -> set[str]:
+async def announced(queue: MessageQueue, broker: Broker) -> set[str]:
     """The chats that Redis offers."""
+    await told(queue)
     leased = await broker.lease([INSTANCE], max_chats=100, lock_seconds=1.0)
     return {lease.chat.chat_id for one in leased for lease in one.leases}
 
@@ -47,7 +49,7 @@ async def test_an_enqueued_message_is_stored_and_announced(queue: MessageQueue, 
     assert answer == Enqueued(stored.id, stored.seq, "PENDING")
     assert (stored.instance, stored.client_id, stored.chat_id, stored.priority) == (INSTANCE, 7, "a", 2)
     assert (stored.max_retries, stored.is_group, stored.executor) == (9, True, "e")
-    assert await announced(broker) == {"a"}
+    assert await announced(queue, broker) == {"a"}
 
 
 async def test_a_payload_may_be_changed_after_it_was_handed_over(queue: MessageQueue, store: Store) -> None:
@@ -113,14 +115,14 @@ async def test_many_are_stored_in_order_all_or_none(queue: MessageQueue, broker:
     assert await queue.get_stats(INSTANCE) == QueueStats(pending=1)
     answers = await queue.enqueue_many(_mapping(f"c{n % 4}") for n in range(40))
     assert [answer.seq for answer in answers] == sorted(answer.seq for answer in answers)
-    assert await announced(broker) == {"taken", "c0", "c1", "c2", "c3"}
+    assert await announced(queue, broker) == {"taken", "c0", "c1", "c2", "c3"}
     assert await queue.enqueue_many([]) == []
 
 
 async def test_a_scheduled_message_is_not_offered_before_its_time(queue: MessageQueue, broker: Broker) -> None:
     await enqueue(queue, scheduled_at=datetime.now(UTC) + timedelta(hours=1))
     await enqueue(queue, "b", scheduled_at=datetime.now(UTC) - timedelta(hours=1))
-    assert await announced(broker) == {"b"}
+    assert await announced(queue, broker) == {"b"}
 
 
 async def test_a_client_sends_and_knows_a_group(queue: MessageQueue, store: Store) -> None:
@@ -148,7 +150,7 @@ async def test_initialize_takes_back_what_was_stuck_and_tells_redis_what_waits(
     found = await queue.initialize(INSTANCE, 7)
     assert (found.reclaimed, found.waiting) == (1, 3)
     assert found.stats == QueueStats(pending=3)
-    assert {"b"} <= await announced(broker) <= {"a", "b"}
+    assert {"b"} <= await announced(queue, broker) <= {"a", "b"}
     assert (await queue.get(waiting)).status == "PENDING"
     assert (await queue.initialize(INSTANCE, 7)).reclaimed == 0
 
@@ -210,7 +212,7 @@ async def test_a_cancelled_message_is_never_offered_again(queue: MessageQueue, s
     message_id = await enqueue(queue)
     assert await queue.cancel(message_id) == "cancelled"
     assert await queue.cancel(str(message_id)) == "finished"
-    assert await announced(broker) == set()
+    assert await announced(queue, broker) == set()
     assert (await queue.get(message_id)).processed_at is not None
     with pytest.raises(NotFound):
         await queue.cancel(uuid4())
@@ -227,13 +229,14 @@ async def test_cancelling_a_message_that_backs_off_lets_the_next_one_go(
     queue: MessageQueue, store: Store, broker: Broker
 ) -> None:
     first, second = await enqueue(queue), await enqueue(queue)
+    await told(queue)
     ((lease,),) = [one.leases for one in await broker.lease([INSTANCE], max_chats=1, lock_seconds=9.0)]
     held = await claim(store)
     await settle(store, held, Settlement.retry(0.0, 300.0, "it failed"))
     await broker.finish([Finish(lease.chat, lease.token, 300.0, kept=Entry(lease.chat, held.seq, first))])
-    assert await announced(broker) == set()
+    assert await announced(queue, broker) == set()
     assert await queue.cancel(first) == "cancelled"
-    assert await announced(broker) == {"a"}
+    assert await announced(queue, broker) == {"a"}
     assert (await claim(store)).message.id == second
 
 
@@ -307,7 +310,7 @@ async def test_closing_finishes_what_was_under_way(settings: Settings, broker: B
         await asyncio.sleep(0)
     answers = await asyncio.gather(*tasks)
     assert len(set(answers)) == 50
-    assert len(await announced(broker)) == 50
+    assert len(await announced(queue, broker)) == 50
 
 
 # Redis away

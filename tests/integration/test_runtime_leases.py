@@ -21,7 +21,7 @@ from mqworker.store.claims import Claims
 from mqworker.testing.waiting import eventually
 from tests.integration.lanes import lease, lease_one
 from tests.integration.rows import INSTANCE, change, sql
-from tests.integration.working import CANARY, enqueue, finished, working
+from tests.integration.working import CANARY, enqueue, finished, told, working
 
 # leases and the end
 
@@ -67,6 +67,7 @@ async def test_what_a_claim_under_way_takes_is_no_stray(
     monkeypatch.setattr(Claims, "claim", claim_slowly)
     message_id = await enqueue(queue)
     runtime = Runtime.open(settings, {"default": hang})
+    await told(queue)
     claiming = asyncio.create_task(runtime.dispatcher._claim([await lease_one(runtime.broker)]))
     await taken.wait()
     releasing = asyncio.create_task(runtime.dispatcher._release_strays())
@@ -82,6 +83,7 @@ async def test_a_worker_whose_room_was_taken_meanwhile_leases_nothing(
 ) -> None:
     await enqueue(queue)
     await enqueue(queue, "b")
+    await told(queue)
     runtime = Runtime.open(settings.model_copy(update={"max_chats": 1}), {"default": hang})
     await runtime.dispatcher._claim(await lease(broker))
     assert runtime.flights.room == -1, "chats that go on ask for no room"

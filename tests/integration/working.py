@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from time import monotonic
@@ -37,6 +38,12 @@ async def working(
 async def enqueue(queue: MessageQueue, chat_id: str = "a", **fields: Any) -> UUID:
     payload = fields.pop("payload", {"text": CANARY})
     return (await queue.enqueue(INSTANCE, 7, chat_id, payload, **fields)).id
+
+
+async def told(queue: MessageQueue) -> None:
+    """Return when Redis was told of all that was put in: that happens behind the producer's back."""
+    if (flush := queue._announcer._flush) is not None:
+        await asyncio.wait([flush])
 
 
 async def finished(queue: MessageQueue, **counts: int) -> None:
