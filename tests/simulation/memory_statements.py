@@ -10,7 +10,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
+from uuid import UUID
 
 from mqworker.message import ChatKey
 from mqworker.store import admin, duties, enqueues, pages, statements, stats
@@ -163,9 +164,21 @@ def _instance_page(tables: Tables, given: Parameters, began: float) -> Answers:
     return [_waiting(tables, tables.items[key]) for *place, key in waiting if tuple(place) > after][: given["limit"]]
 
 
-def _waiting(tables: Tables, row: Row) -> SimpleNamespace:
+class WaitingRow(NamedTuple):
+    """A row of a page, in the order of its columns."""
+
+    id: UUID
+    seq: int
+    instance: str
+    chat_id: str
+    priority: int
+    created_at: datetime
+    due_seconds: float
+
+
+def _waiting(tables: Tables, row: Row) -> WaitingRow:
     due = 0.0 if row.scheduled_at is None else max(row.scheduled_at - tables.now, 0.0)
-    return SimpleNamespace(
+    return WaitingRow(
         id=row.id,
         seq=row.seq,
         instance=row.chat.instance,
