@@ -19,6 +19,7 @@ from mqworker.errors import StorageUnavailable
 from mqworker.settings import Settings
 from mqworker.store import Store
 from mqworker.sweeps import HOLD_SECONDS, Sweeps
+from mqworker.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,10 @@ LEAST_HOLD_SECONDS = 1.0
 RENEW_FIRST_SECONDS = 5.0
 
 
+Sweep = Callable[[], Awaitable[int | None]]
+"""One pass; it returns how many messages it was for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Duty:
     """A sweep, how often it is due, and how often somebody looks whether it is."""
@@ -40,7 +45,7 @@ class Duty:
     name: str
     every_seconds: float
     look_seconds: float
-    sweep: Callable[[], Awaitable[object]]
+    sweep: Sweep
     is_brief: bool = False
     """Done as soon as it is taken, at a third of the statements: for a sweep that two may do at once, without harm."""
 
@@ -48,9 +53,10 @@ class Duty:
 class Clockwork:
     """Runs the sweeps of one worker."""
 
-    def __init__(self, store: Store, sweeps: Sweeps, settings: Settings) -> None:
+    def __init__(self, store: Store, sweeps: Sweeps, tally: Tally, settings: Settings) -> None:
         self._store = store
         self._sweeps = sweeps
+        self._tally = tally
         self._wanted = asyncio.Event()
         self._memory_lost = False
         self._unknown: set[str] = set()
@@ -75,27 +81,31 @@ class Clockwork:
             return await self._do(name, duty.sweep, every_seconds=duty.every_seconds)
         taken = await self._store.duties.take(name, every_seconds=duty.every_seconds, hold_seconds=0.0)
         if taken:
-            await duty.sweep()
+            await self._pass(name, duty.sweep)
         return taken
 
-    async def _reclaim(self) -> None:
+    async def _pass(self, name: str, sweep: Sweep) -> None:
+        began = _now()
+        messages = await sweep()
+        self._tally.count_sweep(name, _now() - began, messages or 0)
+
+    async def _reclaim(self) -> int:
         """Reclaim, but not just after PostgreSQL was away: the workers whose leases ended meanwhile renew first.
 
         The statement itself waits after a restart of PostgreSQL; what else may have been away it cannot see.
         """
         if _now() - self._postgres_away_at > self._renew_first_seconds:
-            await self._sweeps.reclaim()
+            return await self._sweeps.reclaim()
+        return 0
 
-    async def _do(
-        self, name: str, sweep: Callable[[], Awaitable[object]], *, every_seconds: float, now: bool = False
-    ) -> bool:
+    async def _do(self, name: str, sweep: Sweep, *, every_seconds: float, now: bool = False) -> bool:
         duties = self._store.duties
         hold_seconds = _hold_seconds(every_seconds)
         if not await duties.take(name, every_seconds=every_seconds, hold_seconds=hold_seconds, now=now):
             return False
         holder = asyncio.create_task(self._hold(name, hold_seconds), name=f"hold {name}")
         try:
-            await sweep()
+            await self._pass(name, sweep)
         except BaseException:
             holder.cancel()
             await asyncio.shield(self._give_up(name))

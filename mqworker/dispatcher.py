@@ -14,6 +14,7 @@ from mqworker.outage import Outage
 from mqworker.processor import Processor
 from mqworker.settler import Settler
 from mqworker.store import Claim, NotNow, Store, Waiting
+from mqworker.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class Dispatcher:
         wake: Wake,
         processor: Processor,
         settler: Settler,
+        tally: Tally,
         postgres: Outage,
         redis: Outage,
         claim_seconds: float,
@@ -53,6 +55,7 @@ class Dispatcher:
         self._wake = wake
         self._processor = processor
         self._settler = settler
+        self._tally = tally
         self._postgres = postgres
         self._redis = redis
         self._claim_seconds = claim_seconds
@@ -182,6 +185,7 @@ class Dispatcher:
         for lease, answer in zip(leases, answers, strict=True):
             if isinstance(answer, Claim):
                 self._start(Flight(answer, lease), late=late)
+        self._tally.count_claims(answers)
         return answers
 
     async def _let_go(self, empty: list[Lease], waiting: list[Finish]) -> None:
@@ -206,12 +210,15 @@ class Dispatcher:
     async def _fly(self, flight: Flight) -> None:
         if log.isEnabledFor(logging.DEBUG):
             log.debug("processing", extra=flight.facts)
+        clock = asyncio.get_running_loop().time
+        flight.attempt_began = clock()
         try:
             settlement = await self._processor.attempt(flight.claim)
         except asyncio.CancelledError:
             # The lease is lost, or the worker ends with the send undone: not ours to settle.
             self._flights.remove(flight)
             raise
+        flight.attempt_ended = clock()
         self._settler.put(flight, settlement)
 
     async def _wait_for_redis(self, error: BrokerUnavailable) -> None:

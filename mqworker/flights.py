@@ -33,6 +33,9 @@ class Flight:
     lease: Lease
     started: float = field(default_factory=_now)
     task: asyncio.Task[None] | None = None
+    # When its executor began and ended; both 0 where it was not asked.
+    attempt_began: float = 0.0
+    attempt_ended: float = 0.0
 
     @property
     def facts(self) -> dict[str, object]:

@@ -13,18 +13,18 @@ class Outage:
     def __init__(self, server: str, meanwhile: str) -> None:
         self._server = server
         self._meanwhile = meanwhile
-        self._away = False
+        self.away = False
 
     def noticed(self, error: Exception) -> None:
         """A call failed because the server is away."""
-        if not self._away:
+        if not self.away:
             log.warning(
                 "%s is away: %s", self._server, self._meanwhile, extra={"reason": str(error) or type(error).__name__}
             )
-        self._away = True
+        self.away = True
 
     def over(self) -> None:
         """A call was answered."""
-        if self._away:
+        if self.away:
             log.info("%s is back", self._server)
-        self._away = False
+        self.away = False

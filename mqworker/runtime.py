@@ -26,13 +26,13 @@ from mqworker.settings import CANCEL_GRACE_SECONDS, Settings, open_links
 from mqworker.settler import Settler
 from mqworker.store import Store, translated_errors
 from mqworker.sweeps import Sweeps
-from mqworker.tasks import end_tasks
+from mqworker.tally import Tally
+from mqworker.tasks import end_tasks, for_ever
 
 log = logging.getLogger(__name__)
 
 LOCK_MARGIN = 1.2
 """Redis' lock outlives the row's lease a little: it must not invite others to a claim that still stands."""
-RESTART_PAUSE_SECONDS = 1.0
 LOOK_PAUSE_SECONDS = 0.5
 
 
@@ -64,6 +64,7 @@ class Runtime:
         self.store = store
         self.broker = broker
         self.flights = Flights(settings.max_chats)
+        self.tally = Tally()
         self._postgres = Outage("PostgreSQL", "nothing is claimed until it returns, what is in flight is settled then")
         self.keeper = LeaseKeeper(
             self.flights,
@@ -75,8 +76,8 @@ class Runtime:
         )
         self._wake = Wake(self.broker.redis, self.broker.keys.wake)
         onward = Onward()
-        self.settler = Settler(self.flights, onward, self.store, self.broker, self._wake, self._postgres)
-        self.clockwork = Clockwork(self.store, Sweeps(self.store, self.broker, settings), settings)
+        self.settler = Settler(self.flights, onward, self.store, self.broker, self._wake, self.tally, self._postgres)
+        self.clockwork = Clockwork(self.store, Sweeps(self.store, self.broker, settings), self.tally, settings)
         self._executors = executors
         self.dispatcher = Dispatcher(
             flights=self.flights,
@@ -86,6 +87,7 @@ class Runtime:
             wake=self._wake,
             processor=Processor(executors, _policy(settings), timeout_seconds=settings.executor_timeout_seconds),
             settler=self.settler,
+            tally=self.tally,
             postgres=self._postgres,
             redis=redis,
             # Later, the lease could end before the first renewal comes round.
@@ -95,6 +97,7 @@ class Runtime:
             on_return=self.clockwork.redis_returned,
         )
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._draining = False
         self.must_be_replaced = asyncio.Event()
 
     @classmethod
@@ -141,10 +144,20 @@ class Runtime:
             **self.clockwork.loops,
         }
         for name, run in work.items():
-            self._tasks[name] = asyncio.create_task(_for_ever(name, run), name=name)
+            self._tasks[name] = asyncio.create_task(for_ever(name, run), name=name)
+
+    @property
+    def not_ready(self) -> str | None:
+        """Why this worker itself leases nothing, however its servers are; ``None`` where it does."""
+        if self.must_be_replaced.is_set():
+            return "an executor ignores its cancellation: the process will be replaced"
+        if self._draining:
+            return "it was told to stop and lets its sends in flight end"
+        return None if self._tasks else "it has not started yet"
 
     async def drain(self) -> None:
         """Lease nothing more, let the sends in flight end and settle, at most ``drain_seconds``."""
+        self._draining = True
         log.info("draining", extra={"worker": self.name, "in_flight": len(self.flights)})
         self.dispatcher.stop()
         await self._end("listener", *self.clockwork.loops)
@@ -192,13 +205,3 @@ def _policy(settings: Settings) -> Policy:
         RetryPolicy(settings.backoff_base_seconds, settings.backoff_cap_seconds),
         PacingPolicy(settings.delay_min_seconds, settings.delay_max_seconds),
     )
-
-
-async def _for_ever(name: str, run: Callable[[], Awaitable[None]]) -> None:
-    """Run a part of the worker; a bug in it is told in full and the part starts again, since no other does its work."""
-    while True:
-        try:
-            return await run()
-        except Exception:
-            log.exception("%s failed and starts again", name)
-            await asyncio.sleep(RESTART_PAUSE_SECONDS)

@@ -14,6 +14,7 @@ from mqworker.flights import Flight, Flights, Onward
 from mqworker.lifecycle import Settlement
 from mqworker.outage import Outage
 from mqworker.store import Settled, Store
+from mqworker.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -30,18 +31,25 @@ class Settler:
     """Settles in the database first; only then does Redis hear of it."""
 
     def __init__(
-        self, flights: Flights, onward: Onward, store: Store, broker: Broker, wake: Wake, postgres: Outage
+        self,
+        flights: Flights,
+        onward: Onward,
+        store: Store,
+        broker: Broker,
+        wake: Wake,
+        tally: Tally,
+        postgres: Outage,
     ) -> None:
         self._flights = flights
         self._onward = onward
         self._store = store
         self._broker = broker
         self._wake = wake
+        self._tally = tally
         self._postgres = postgres
         self._waiting: deque[tuple[Flight, Settlement]] = deque()
         self._came = asyncio.Event()
         self._owed: deque[Finish] = deque(maxlen=OWED)
-        self.late = 0
 
     def put(self, flight: Flight, settlement: Settlement) -> None:
         """Hand over what is to be written; the flight stays in flight until it is."""
@@ -65,6 +73,7 @@ class Settler:
             ]
             # Before the log, which one odd message could break for all.
             await self.tell([self._finish(*one) for one in settled])
+            self._tally.count_settles(settled)
             for one in settled:
                 self._report(*one)
         finally:
@@ -99,7 +108,6 @@ class Settler:
     def _report(self, flight: Flight, settlement: Settlement, settled: Settled) -> None:
         match settled.status:
             case None:
-                self.late += 1
                 log.info("late settle, nothing changed: the claim was taken back", extra=flight.facts)
             case "COMPLETED":
                 if log.isEnabledFor(logging.INFO):

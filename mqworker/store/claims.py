@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 from uuid import UUID
 
@@ -22,12 +22,18 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A message that this worker holds. ``undecodable`` is set where its stored payload is no JSON object."""
+    """A message that this worker holds. ``undecodable`` is set where its stored payload is no JSON object.
+
+    ``waited_seconds`` is how long ago it was enqueued, or became due by its schedule; ``lag_seconds`` how much of that
+    nothing held it up any more: its chat's gap and its own backoff had passed.
+    """
 
     claim_id: UUID
     seq: int
     message: Message
     undecodable: str | None = None
+    waited_seconds: float = field(default=0.0, compare=False)
+    lag_seconds: float = field(default=0.0, compare=False)
 
     @property
     def chat(self) -> ChatKey:
@@ -200,9 +206,9 @@ def _answer(row: Any) -> Claim | NotNow:
         return NotNow(row.verdict, wait_seconds, _scheduled(row, wait_seconds) if row.verdict == "waits" else None)
     # Unpacked at once, in the statement's order: to look each column up by its name costs as much as all else here.
     (
-        instance, chat_id, _verdict, _wait_seconds, _soon_id, _soon_seq, _soon_priority,
+        instance, chat_id, _verdict, _wait_seconds, _soon_id, _soon_seq, _soon_priority, free_seconds,
         message_id, claim_id, seq, client_id, stored, is_group, executor,
-        priority, retry_count, max_retries, created_at,
+        priority, retry_count, max_retries, created_at, waited_seconds,
     ) = row  # fmt: skip
     payload, undecodable = _decode(stored)
     message = Message(
@@ -218,7 +224,8 @@ def _answer(row: Any) -> Claim | NotNow:
         max_retries=max_retries,
         created_at=created_at,
     )
-    return Claim(claim_id, seq, message, undecodable)
+    lag_seconds = waited_seconds if free_seconds is None or waited_seconds < free_seconds else free_seconds
+    return Claim(claim_id, seq, message, undecodable, waited_seconds, lag_seconds)
 
 
 def _scheduled(row: Any, due_seconds: float) -> Waiting | None:

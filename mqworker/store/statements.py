@@ -117,7 +117,8 @@ claimed AS (
         processing_started_at = clock_timestamp(), updated_at = clock_timestamp()
     WHERE i.id = ANY(ARRAY(SELECT id FROM locked))
     RETURNING i.id, i.claim_id, i.seq, i.client_id, i.payload::text AS payload, i.is_group, i.executor,
-              i.priority, i.retry_count, i.max_retries, i.created_at
+              i.priority, i.retry_count, i.max_retries, i.created_at,
+              date_part('epoch', i.processing_started_at - GREATEST(i.created_at, i.scheduled_at)) AS waited_seconds
 )
 SELECT heads.instance, heads.chat_id,
        CASE WHEN heads.in_flight THEN 'in_flight'
@@ -129,6 +130,8 @@ SELECT heads.instance, heads.chat_id,
             THEN EXTRACT(EPOCH FROM LEAST(heads.until, statement_timestamp() + interval '1 day')
                                     - clock_timestamp()) END AS wait_seconds,
        heads.soon_id, heads.soon_seq, heads.soon_priority,
+       -- Two times and not their difference: a chat's time that was set by hand to -infinity has none.
+       date_part('epoch', statement_timestamp()) - date_part('epoch', heads.until) AS free_seconds,
        claimed.*
 FROM heads LEFT JOIN claimed ON claimed.id = heads.id
 ORDER BY heads.place

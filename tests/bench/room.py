@@ -18,6 +18,7 @@ from mqworker.devserver import DevServers
 from mqworker.migrate import upgrade
 from mqworker.store import Store
 from mqworker.sweeps import Sweeps
+from mqworker.tally import Tally
 from tests.bench import floor
 
 NO_GAPS = {"delay_min_seconds": 0.0, "delay_max_seconds": 0.0}
@@ -65,7 +66,7 @@ class Room:
         broker = Broker(self.redis_url, Keys(settings.key_prefix), owner="bench")
         sweeps = Sweeps(store, broker, settings)
         try:
-            yield sweeps, store, Clockwork(store, sweeps, settings)
+            yield sweeps, store, Clockwork(store, sweeps, Tally(), settings)
         finally:
             await broker.aclose()
             await store.aclose()

@@ -15,6 +15,7 @@ from mqworker.clockwork import Clockwork
 from mqworker.settings import Settings
 from mqworker.store import Store
 from mqworker.sweeps import Sweeps
+from mqworker.tally import Tally
 from mqworker.testing.waiting import eventually
 from tests.integration.lanes import known
 from tests.integration.rows import INSTANCE, new_message, put, sql
@@ -61,7 +62,7 @@ def new_clockwork(
         store = new_store(worker)
         own = settings.model_copy(update=changes)
         sweeps = Counted(store, new_broker(worker), own, done)
-        return Clockwork(store, sweeps, own), sweeps
+        return Clockwork(store, sweeps, Tally(), own), sweeps
 
     return make
 

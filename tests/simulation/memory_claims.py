@@ -26,7 +26,7 @@ from tests.simulation.memory_tables import (
 
 
 class ClaimRow(NamedTuple):
-    """What the claim tells of one chat, in the order of its columns."""
+    """What the claim tells of one chat, in the order of its columns; what is only counted stays as it is."""
 
     instance: str
     chat_id: str
@@ -35,6 +35,7 @@ class ClaimRow(NamedTuple):
     soon_id: UUID | None = None
     soon_seq: int | None = None
     soon_priority: int | None = None
+    free_seconds: float | None = None
     id: UUID | None = None
     claim_id: UUID | None = None
     seq: int | None = None
@@ -46,6 +47,7 @@ class ClaimRow(NamedTuple):
     retry_count: int | None = None
     max_retries: int | None = None
     created_at: datetime | None = None
+    waited_seconds: float = 0.0
 
 
 def claim(tables: Tables, given: Parameters, began: float) -> Answers:
