@@ -78,6 +78,11 @@ class Settings(BaseSettings):
         default=7.0, gt=0, le=36_500, allow_inf_nan=False, description="How long finished rows are kept"
     )
     drain_seconds: Span = Field(default=70.0, description="How long SIGTERM waits for sends")
+    probe_port: int | None = Field(
+        default=None, ge=0, le=65_535, description="Port of /livez, /readyz, /metrics; 0 takes a free one and logs it"
+    )
+    # Empty would mean every address of the machine.
+    probe_host: str = Field(default="127.0.0.1", description="Address of that port", pattern=r"^[^\s/]+$")
 
     @field_validator("database_url", mode="after")
     @classmethod

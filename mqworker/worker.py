@@ -23,6 +23,7 @@ from mqworker.clockwork import CLEAN_LOOK_SECONDS, has_cron
 from mqworker.errors import ConfigError, SchemaBehind
 from mqworker.executors import Executor, ExecutorRegistry, load_registry
 from mqworker.logs import configure_logging, is_configured
+from mqworker.observe import Observer
 from mqworker.patient_redis import PatientRedis, from_json, to_json
 from mqworker.runtime import Runtime, redis_outage
 from mqworker.settings import CANCEL_GRACE_SECONDS, Settings, load_settings
@@ -105,6 +106,7 @@ class _Shell:
         self._on_shutdown = on_shutdown
         self.redis = redis_outage()
         self._runtime: Runtime | None = None
+        self._observer: Observer | None = None
         # Not before the lease: a loop that stood shorter than that has lost nothing yet.
         longest = max(settings.executor_timeout_seconds + CANCEL_GRACE_SECONDS, settings.lease_seconds)
         self._watchdog = Watchdog(limit_seconds=longest, on_stall=self._leave)
@@ -118,9 +120,12 @@ class _Shell:
             configure_logging()
         runtime = Runtime.open(self._settings, self._executors, self.redis)
         try:
+            # First of all: while the worker waits for PostgreSQL they say so.
+            await self._open_probes(runtime)
             await runtime.check()
         except (ConfigError, SchemaBehind) as error:
             log.error(str(error))
+            await self._close_probes()
             await runtime.aclose()
             raise SystemExit(1) from None
         self._runtime = ctx["mqworker"] = runtime
@@ -132,6 +137,15 @@ class _Shell:
         gc.collect()
         gc.freeze()
         self._take_signals(ctx)
+
+    async def _open_probes(self, runtime: Runtime) -> None:
+        host, port = self._settings.probe_host, self._settings.probe_port
+        if port is not None:
+            self._observer = await Observer.open(runtime, self.redis, host=host, port=port)
+
+    async def _close_probes(self) -> None:
+        if self._observer is not None:
+            await self._observer.aclose()
 
     def _take_signals(self, ctx: dict[Any, Any]) -> None:
         """arq's own handlers cancel at once, or wait for its jobs only; ours drain first."""
@@ -188,6 +202,7 @@ class _Shell:
             return
         if self._replacing is not None:
             self._replacing.cancel()
+        await self._close_probes()
         await self._runtime.aclose()
         self._watchdog.stop()
         if self._runtime.must_be_replaced.is_set() and not self._told_to_end:

@@ -11,10 +11,13 @@ from mqworker.store.connections import Connections
 from mqworker.store.database import Database, translated_errors
 from mqworker.store.duties import Duties
 from mqworker.store.enqueues import Enqueues
+from mqworker.store.monitor import AccountBacklog, BacklogPage, Monitor
 from mqworker.store.pages import Page, Pages, Place, Waiting
 from mqworker.store.stats import ErrorCount, Stats, StoredMessage
 
 __all__ = [
+    "AccountBacklog",
+    "BacklogPage",
     "CancelResult",
     "Claim",
     "Cleared",
@@ -47,6 +50,7 @@ class Store:
         self.admin = Admin(database)
         self.stats = Stats(database)
         self.pages = Pages(database)
+        self.monitor = Monitor(database)
         self.duties = Duties(database, owner=worker)
 
     @classmethod

@@ -76,4 +76,5 @@ def test_the_settings_table_is_the_settings() -> None:
     assert set(shown) == set(actual)
     for name, default in actual.items():
         text = default.get_secret_value() if hasattr(default, "get_secret_value") else default
+        text = "" if text is None else text
         assert shown[name] == str(text) or float(shown[name]) == float(text), name

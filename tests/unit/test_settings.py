@@ -32,6 +32,8 @@ DEFAULTS: dict[str, object] = {
     "CLEAN_EVERY_HOURS": 6,
     "RETENTION_DAYS": 7,
     "DRAIN_SECONDS": 70,
+    "PROBE_PORT": None,
+    "PROBE_HOST": "127.0.0.1",
 }
 OTHERS: dict[str, object] = {
     "DATABASE_URL": "postgresql+psycopg://db/x",
@@ -54,6 +56,8 @@ OTHERS: dict[str, object] = {
     "CLEAN_EVERY_HOURS": 0.5,
     "RETENTION_DAYS": 0.5,
     "DRAIN_SECONDS": 6.0,
+    "PROBE_PORT": 9464,
+    "PROBE_HOST": "::1",
 }
 PASSWORD = "pa55word"
 
@@ -160,6 +164,12 @@ class TestCombinations:
             ("key_prefix", ""),
             ("key_prefix", "a{b"),
             ("key_prefix", "mq\n"),
+            ("probe_port", -1),
+            ("probe_port", 65_536),
+            ("probe_port", ""),
+            ("probe_host", ""),
+            ("probe_host", "a b"),
+            ("probe_host", "http://a"),
         ],
     )
     def test_out_of_range(self, name: str, value: object) -> None:
