@@ -11,6 +11,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
+from mqworker.cli.health import health
 from mqworker.cli.talk import say
 from mqworker.errors import MqWorkerError
 
@@ -219,3 +220,6 @@ def stats(
     from mqworker.cli.stats import count
 
     count(instance, client_id, as_json=as_json)
+
+
+app.command()(health)

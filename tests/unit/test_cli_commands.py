@@ -20,7 +20,7 @@ from mqworker.cli.worker import chosen_executors
 from mqworker.executors import console
 from mqworker.settings import Settings
 
-COMMANDS = ["demo", "dev", "worker", "migrate", "enqueue", "stats"]
+COMMANDS = ["demo", "dev", "worker", "migrate", "enqueue", "stats", "health"]
 
 
 async def send(message: Message) -> None: ...
