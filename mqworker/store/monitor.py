@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import text
-
 from mqworker.errors import StorageReadOnly
 from mqworker.store.database import Database
 from mqworker.store.pages import Place
@@ -59,29 +57,25 @@ class Monitor:
 
 
 # The look at a table of ours tells a database that has none.
-CHECK = text(
-    """
-    SELECT current_setting('transaction_read_only') FROM (SELECT count(*) FROM message_queue_duties) ours
-    """
-)
+CHECK = """
+SELECT current_setting('transaction_read_only') FROM (SELECT count(*) FROM message_queue_duties) ours
+"""
 
-BACKLOG = text(
-    """
-    WITH page AS MATERIALIZED (
-        SELECT instance, created_at, seq, GREATEST(created_at, scheduled_at, available_at) AS due_at
-        FROM message_queue_items
-        WHERE status = 'PENDING' AND (created_at, seq) > (:after, :after_seq)
-        ORDER BY created_at, seq
-        LIMIT :limit
-    ),
-    place AS (
-        SELECT created_at AS end_at, seq AS end_seq FROM page ORDER BY created_at DESC, seq DESC LIMIT 1
-    )
-    SELECT instance, end_at, end_seq,
-           count(*) FILTER (WHERE due_at <= statement_timestamp()) AS due,
-           count(*) FILTER (WHERE due_at > statement_timestamp()) AS later,
-           GREATEST(date_part('epoch', statement_timestamp() - min(due_at)), 0) AS oldest_due_seconds
-    FROM page CROSS JOIN place
-    GROUP BY instance, end_at, end_seq
-    """
+BACKLOG = """
+WITH page AS MATERIALIZED (
+    SELECT instance, created_at, seq, GREATEST(created_at, scheduled_at, available_at) AS due_at
+    FROM message_queue_items
+    WHERE status = 'PENDING' AND (created_at, seq) > (%(after)s, %(after_seq)s)
+    ORDER BY created_at, seq
+    LIMIT %(limit)s
+),
+place AS (
+    SELECT created_at AS end_at, seq AS end_seq FROM page ORDER BY created_at DESC, seq DESC LIMIT 1
 )
+SELECT instance, end_at, end_seq,
+       count(*) FILTER (WHERE due_at <= statement_timestamp()) AS due,
+       count(*) FILTER (WHERE due_at > statement_timestamp()) AS later,
+       GREATEST(date_part('epoch', statement_timestamp() - min(due_at)), 0) AS oldest_due_seconds
+FROM page CROSS JOIN place
+GROUP BY instance, end_at, end_seq
+"""
