@@ -11,7 +11,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RULES = ROOT / "deploy" / "prometheus" / "mqworker.rules.yml"
-CASES = ROOT / "tests" / "promtool" / "mqworker.rules.test.yml"
+CASES = ROOT / "tests" / "acceptance" / "debian" / "mqworker.rules.test.yml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "mqworker.json"
 PAGE = ROOT / "docs" / "METRICS.md"
 

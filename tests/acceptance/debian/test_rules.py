@@ -1,7 +1,7 @@
 """The alert rules as Prometheus reads them: valid, and firing where they should; the dashboard's queries are valid too.
 
 promtool is in no wheel, so these are not among the tests that ``scripts/test`` runs on a fresh machine. CI installs
-Debian's package ``prometheus`` and runs them by name: ``scripts/test tests/promtool``.
+Debian's package ``prometheus`` and runs them by name: ``scripts/test tests/acceptance/debian``.
 """
 
 from __future__ import annotations
