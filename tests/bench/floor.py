@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, sleep
 from uuid import UUID, uuid4
 
 import psycopg
@@ -81,8 +81,11 @@ class BareEnqueue:
     both_ms: float
 
 
-def bare_enqueue(database_url: str, redis_url: str, times: int) -> BareEnqueue:
-    """One INSERT and its commit, then one call of the script that announces it; again and again."""
+def bare_enqueue(database_url: str, redis_url: str, times: int, *, pause_seconds: float = 0.0) -> BareEnqueue:
+    """One INSERT and its commit, then one call of the script that announces it; again and again.
+
+    With pauses each takes longer: what has slept must be woken, by the kernel and in the caches.
+    """
     script, keys = load("announce"), Keys().of("bench")
     client = redis.Redis.from_url(redis_url)
     client.script_load(script.source)
@@ -96,7 +99,10 @@ def bare_enqueue(database_url: str, redis_url: str, times: int) -> BareEnqueue:
         def insert(number: int) -> None:
             connection.execute(INSERT_ONE, (uuid4(), f"chat-{number % 100}", TEXT))
 
-        taken = [(_seconds(insert, number), _seconds(announce, number)) for number in range(times)]
+        taken = []
+        for number in range(times):
+            taken.append((_seconds(insert, number), _seconds(announce, number)))
+            sleep(pause_seconds)
     client.close()
     inserts, scripts, both = zip(*((one, two, one + two) for one, two in taken), strict=True)
     return BareEnqueue(*(1000 * percentile(seconds, 50) for seconds in (inserts, scripts, both)))

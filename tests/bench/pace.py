@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import psycopg
 
@@ -30,34 +31,38 @@ PACED_EACH = 45
 async def latency(room: Room) -> list[Figure]:
     """from the call of enqueue to the executor, at 100 messages a second"""
     messages = room.scaled(LATENCY_MESSAGES)
-    commit = await _commit(room)
+    bare = await _bare(room, pause_seconds=1 / IDLE_RATE)
     async with room.queue() as queue, one_worker(room, notes=True) as worker:
         await trickle(queue, IDLE_RATE, messages / IDLE_RATE, 1_000)
         await until_completed(room, messages)
     noted = worker.notes().latencies_ms
+    # On its way a message waits for two commits (the insert's and the claim's) and for three calls of Redis.
+    way_ms = 2 * bare.insert_ms + 3 * bare.script_ms
     return [
-        commit,
+        figure("two bare commits, three bare EVALSHA, at that pace", way_ms, "ms"),
         figure("enqueue to executor, p50", percentile(noted, 50), "ms", at_most(3.0)),
         figure("enqueue to executor, p99", percentile(noted, 99), "ms", at_most(12.0)),
+        ratio("enqueue to executor, p50 / bare", percentile(noted, 50) / way_ms),
     ]
 
 
-async def _commit(room: Room) -> Figure:
-    """What the disk takes here for one commit: a message that nobody waits beside pays two before it is sent."""
+async def _bare(room: Room, *, pause_seconds: float = 0.0) -> floor.BareEnqueue:
+    """What one commit and one script take here, of which each message needs some."""
     await room.empty()
-    bare = await asyncio.to_thread(floor.bare_enqueue, room.database_url, room.redis_url, COMMITS)
+    measure = partial(floor.bare_enqueue, room.database_url, room.redis_url, COMMITS, pause_seconds=pause_seconds)
+    bare = await asyncio.to_thread(measure)
     await room.empty()
-    return figure("bare INSERT and commit, p50", bare.insert_ms, "ms")
+    return bare
 
 
 async def hot(room: Room) -> list[Figure]:
     """a single chat without gaps; the same beside a transaction that stands open"""
-    commit = await _commit(room)
+    commit_ms = (await _bare(room)).insert_ms
     free = await _hot_rate(room)
     async with _open_snapshot(room):
         held = await _hot_rate(room)
     return [
-        commit,
+        figure("bare INSERT and commit, p50", commit_ms, "ms"),
         rate("one hot chat", free, at_least(600)),
         rate("one hot chat, a snapshot open", held),
         ratio("one hot chat, a snapshot open / none", held / free, at_least(0.5, quick=0.2)),
