@@ -145,7 +145,7 @@ class Dispatcher:
         return leased
 
     async def _park(self, guard: str, leased: list[Leased]) -> None:
-        await self._broker.park(guard, {one.instance: one.wait_seconds for one in leased})
+        await self._broker.park(guard, {one.instance: _parked_seconds(one) for one in leased})
 
     async def _claim(self, leases: list[Lease]) -> None:
         """Claim and start; give back the leases of chats that may not go now."""
@@ -234,6 +234,13 @@ class Dispatcher:
             self._redis.over()
             self._on_return()
             return
+
+
+def _parked_seconds(leased: Leased) -> float | None:
+    """When to look at an account again: soon where Redis lacks its messages, since whoever learns them may die."""
+    if leased.known:
+        return leased.wait_seconds
+    return min(LONGEST_SLEEP_SECONDS if leased.wait_seconds is None else leased.wait_seconds, LONGEST_SLEEP_SECONDS)
 
 
 def _entry(message: Waiting) -> Entry:

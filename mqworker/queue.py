@@ -55,7 +55,8 @@ class MessageQueue:
         self._loop = asyncio.get_running_loop()
         self._store = Store.open(self._settings, worker="producer")
         redis_url = self._settings.redis_url.get_secret_value()
-        self._broker = Broker(redis_url, Keys(self._settings.key_prefix), owner="producer")
+        keys = Keys(self._settings.key_prefix)
+        self._broker = Broker(redis_url, keys, owner="producer", cluster=self._settings.redis_cluster)
         self._insert = SharedInsert(self._store.enqueues)
         self._announcer = Announcer(self._broker)
         self._sweeps = Sweeps(self._store, self._broker, self._settings)
@@ -189,7 +190,7 @@ class MessageQueue:
         await self._store.admin.initialize(instance, client_id)
         reclaimed = await self._sweeps.reclaim()
         with contextlib.suppress(BrokerUnavailable):  # the workers fill it when it returns
-            await self._sweeps.rebuild_instance(instance)
+            await self._sweeps.announce_instance(instance)
         stats = await self._store.stats.counts(instance, None)
         return Initialized(reclaimed, stats.pending, stats)
 

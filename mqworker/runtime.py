@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -10,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Self
 from uuid import uuid4
 
-from mqworker.broker import Broker, Keys, Wake
+from mqworker.broker import Broker, BrokerUnavailable, Keys, Wake
 from mqworker.clockwork import Clockwork
 from mqworker.dispatcher import Dispatcher
 from mqworker.errors import StorageUnavailable
@@ -74,7 +75,7 @@ class Runtime:
             renew_seconds=settings.renew_seconds,
             lock_seconds=settings.lease_seconds * LOCK_MARGIN,
         )
-        self._wake = Wake(self.broker.redis, self.broker.keys.wake)
+        self._wake = Wake(self.broker.servers, self.broker.keys.wake)
         onward = Onward()
         self.settler = Settler(self.flights, onward, self.store, self.broker, self._wake, self.tally, self._postgres)
         self.clockwork = Clockwork(self.store, Sweeps(self.store, self.broker, settings), self.tally, settings)
@@ -106,13 +107,14 @@ class Runtime:
         settings.require_servers()
         name = worker_name()
         store = Store.open(settings, worker=name)
-        broker = Broker(settings.redis_url.get_secret_value(), Keys(settings.key_prefix), owner=name)
+        redis_url, keys = settings.redis_url.get_secret_value(), Keys(settings.key_prefix)
+        broker = Broker(redis_url, keys, owner=name, cluster=settings.redis_cluster)
         return cls(settings, executors, name=name, store=store, broker=broker, redis=redis or redis_outage())
 
     async def check(self) -> None:
         """Wait for PostgreSQL, then see that its settings and its schema are what this code needs.
 
-        Raises :class:`ConfigError` or :class:`SchemaBehind`.
+        Redis' kind is looked at if it answers. Raises :class:`ConfigError` or :class:`SchemaBehind`.
         """
         while True:
             try:
@@ -125,7 +127,10 @@ class Runtime:
             else:
                 for risk in risks:
                     log.warning(risk)
-                return
+                break
+        # If it is away now, it is away with a reason when it comes.
+        with contextlib.suppress(BrokerUnavailable):
+            await self.broker.check()
 
     def start(self) -> None:
         """Start to work. Call :meth:`check` first."""

@@ -52,6 +52,10 @@ class Settings(BaseSettings):
         default=SecretStr(""), description="PostgreSQL: postgresql://user:password@host:5432/name"
     )
     redis_url: SecretStr = Field(default=SecretStr(""), description="Redis: redis://host:6379/0, or rediss://")
+    redis_cluster: bool = Field(default=False, description="Redis is a cluster, and redis_url names a node of it")
+    arq_redis_url: SecretStr = Field(
+        default=SecretStr(""), description="A plain Redis for arq, which workers need where redis_url is a cluster"
+    )
     key_prefix: str = Field(
         default="mq", description="First word of every Redis key", pattern=r"^[A-Za-z0-9_.-]{1,32}$"
     )
@@ -89,7 +93,7 @@ class Settings(BaseSettings):
     def _database_url_is_postgresql(cls, value: SecretStr) -> SecretStr:
         return SecretStr(_database_url(value.get_secret_value()))
 
-    @field_validator("redis_url", mode="after")
+    @field_validator("redis_url", "arq_redis_url", mode="after")
     @classmethod
     def _redis_url_is_one_server(cls, value: SecretStr) -> SecretStr:
         _check_redis_url(value.get_secret_value())
@@ -120,6 +124,8 @@ class Settings(BaseSettings):
             "backoff_cap_seconds",
             "retention_days * 86400",
         )
+        if self.redis_cluster:
+            _check_cluster_url(self.redis_url.get_secret_value())
         return self
 
     def require_servers(self) -> Self:
@@ -132,6 +138,16 @@ class Settings(BaseSettings):
         if missing:
             raise ConfigError(f"{' and '.join(missing)} must be set (`mqworker dev` starts servers and prints both)")
         return self
+
+    def redis_url_of_arq(self) -> str:
+        """Where arq's own keys live. Raises :class:`ConfigError` where that would be a cluster."""
+        own = self.arq_redis_url.get_secret_value()
+        if self.redis_cluster and not own:
+            raise ConfigError(
+                "MQWORKER_ARQ_REDIS_URL must be set with MQWORKER_REDIS_CLUSTER: arq, which runs the workers, needs a "
+                "plain Redis; any will do, it holds no messages"
+            )
+        return own or self.redis_url.get_secret_value()
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -187,7 +203,9 @@ def _check_redis_url(url: str) -> None:
     if parts.scheme not in ("redis", "rediss", "unix"):
         raise ValueError("must start with redis://, rediss:// or unix://")
     if "," in parts.netloc:
-        raise ValueError("must name one server: a list of nodes (Redis Cluster, Sentinel) is not supported here")
+        raise ValueError(
+            "must name one server, not a list: of a Redis Cluster any one node; Sentinel is not known here"
+        )
     if parts.scheme != "unix":
         _check_redis_server(parts)
     _check_redis_tls(parts)
@@ -226,12 +244,17 @@ def _check_redis_server(parts: SplitResult) -> None:
         raise ValueError("must end with the number of its database, if any: redis://host:6379/0")
 
 
+def _check_cluster_url(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme == "unix" or parts.path not in ("", "/", "/0"):
+        raise ValueError("redis_url must name a host and no database but 0 with redis_cluster")
+
+
 def open_links(settings: Settings) -> list[str]:
     """The servers that are reached over a network without TLS that checks who answers, each with what to do.
 
     A warning and no refusal: a private network, a tunnel or a mesh may protect the way, and we cannot see it.
     """
-    redis = urlsplit(settings.redis_url.get_secret_value())
     postgres = make_url(settings.database_url.get_secret_value())
     # psycopg takes what is missing in the URL from the same variables as psql does.
     host = postgres.host or postgres.query.get("host") or os.environ.get("PGHOST", "")
@@ -243,7 +266,8 @@ def open_links(settings: Settings) -> list[str]:
             f"PostgreSQL is reached over a network with sslmode={mode}, which checks nobody's certificate: messages "
             "and password can be read on the way; add ?sslmode=verify-full&sslrootcert=/path/ca.pem to its URL"
         )
-    if redis.scheme == "redis" and _is_elsewhere(redis.hostname or ""):
+    redis = [urlsplit(url.get_secret_value()) for url in (settings.redis_url, settings.arq_redis_url)]
+    if any(one.scheme == "redis" and _is_elsewhere(one.hostname or "") for one in redis):
         risks.append(
             "Redis is reached over a network without TLS: ids and password can be read and changed on the way; "
             "use rediss://"

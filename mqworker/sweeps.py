@@ -48,20 +48,17 @@ class Sweeps:
         return None
 
     async def _fill(self) -> int | None:
-        if await self._broker.is_old_copy():
-            # With it leases of the past came back, which nobody will release. First, because the mark of the rebuild
-            # hides that it is one.
-            await self._broker.break_leases()
         await self._broker.begin_rebuild(hold_seconds=HOLD_SECONDS)
-        instances: set[str] = set()
+        filling: dict[str, str] = {}
         count = 0
         async for page in self._walk(None):
+            # Before its first message: an account that is lost in the middle of this must not be taken for whole.
+            filling |= await self._broker.mark_filling({m.chat.instance for m in page.messages} - filling.keys())
             await self._broker.announce(_entries(page.messages))
-            instances.update(message.chat.instance for message in page.messages)
             count += len(page.messages)
             if not await self._broker.keep_rebuild(hold_seconds=HOLD_SECONDS):
                 return None
-        return count if await self._broker.end_rebuild(instances) else None
+        return count if await self._broker.end_rebuild(filling) else None
 
     async def memory_is_whole(self) -> bool:
         """Whether Redis has its memory, or somebody is filling it."""
@@ -72,14 +69,20 @@ class Sweeps:
         return await self._broker.is_rebuilding()
 
     async def rebuild_instance(self, instance: str) -> int:
-        """Fill Redis with all that waits for one account; return how many."""
+        """Fill Redis with all that waits for one account, and declare it known; return how many."""
+        filling = await self._broker.mark_filling([instance])
+        count = await self.announce_instance(instance)
+        await self._broker.mark_known(filling)
+        return count
+
+    async def announce_instance(self, instance: str) -> int:
+        """Announce all that waits for one account; return how many."""
         after: tuple[str, int] | None = None
         count = 0
         while messages := await self._store.pages.of_instance(instance, after, limit=PAGE):
             await self._broker.announce(_entries(messages))
             count += len(messages)
             after = (messages[-1].chat.chat_id, messages[-1].seq)
-        await self._broker.mark_known([instance])
         return count
 
     async def reconcile(self) -> int:

@@ -58,9 +58,9 @@ def worker_settings(
     if not executors:
         raise ConfigError("a worker needs at least one executor")
     shell = _Shell(settings, executors, on_startup, on_shutdown)
-    queue_name = Keys(settings.key_prefix).arq_queue
+    redis_url, queue_name = settings.redis_url_of_arq(), Keys(settings.key_prefix).arq_queue
     attributes = {
-        "redis_pool": PatientRedis(settings.redis_url.get_secret_value(), shell.redis, queue_name=queue_name),
+        "redis_pool": PatientRedis(redis_url, shell.redis, queue_name=queue_name),
         "queue_name": queue_name,
         "functions": list(functions),
         "cron_jobs": [*_cron_jobs(settings), *cron_jobs],
@@ -88,6 +88,11 @@ def _cron_jobs(settings: Settings) -> list[CronJob]:
 
 async def _sweep(ctx: dict[Any, Any]) -> None:
     await ctx["mqworker"].clockwork.look()
+
+
+async def _check_redis_of_arq(redis: PatientRedis) -> None:
+    if (await redis.info("cluster")).get("cluster_enabled"):
+        raise ConfigError("MQWORKER_ARQ_REDIS_URL names a node of a Redis Cluster: arq needs a plain Redis")
 
 
 class _Shell:
@@ -123,6 +128,7 @@ class _Shell:
             # First of all: while the worker waits for PostgreSQL they say so.
             await self._open_probes(runtime)
             await runtime.check()
+            await _check_redis_of_arq(ctx["redis"])
         except (ConfigError, SchemaBehind) as error:
             log.error(str(error))
             await self._close_probes()

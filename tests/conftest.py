@@ -21,6 +21,7 @@ from mqworker.patient_redis import PatientRedis
 from mqworker.runtime import redis_outage
 from mqworker.settings import Settings, load_settings
 from mqworker.store import Store
+from tests.cluster import RedisNodes
 
 NewStore = Callable[..., Store]
 NewBroker = Callable[..., Broker]
@@ -131,6 +132,34 @@ async def new_real_broker(redis_url: str) -> AsyncIterator[NewBroker]:
 
     def make(owner: str = "w1") -> Broker:
         brokers.append(Broker(redis_url, Keys(), owner=owner))
+        return brokers[-1]
+
+    yield make
+    for broker in brokers:
+        await broker.aclose()
+
+
+@pytest.fixture(scope="session")
+def session_redis_nodes() -> Iterator[RedisNodes]:
+    """A Redis Cluster for the whole session."""
+    with RedisNodes() as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def redis_nodes(session_redis_nodes: RedisNodes) -> RedisNodes:
+    """An empty Redis Cluster; a test may kill its nodes and move their slots."""
+    session_redis_nodes.reset()
+    return session_redis_nodes
+
+
+@pytest.fixture
+async def new_cluster_broker(redis_nodes: RedisNodes) -> AsyncIterator[NewBroker]:
+    """Makes brokers on the cluster."""
+    brokers: list[Broker] = []
+
+    def make(owner: str = "w1") -> Broker:
+        brokers.append(Broker(redis_nodes.url, Keys(), owner=owner, cluster=True))
         return brokers[-1]
 
     yield make

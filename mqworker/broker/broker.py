@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
-from redis.asyncio import Redis
-
-from mqworker.broker.connection import ConnectionCount, connect, translated_errors
+from mqworker.broker.cluster import Cluster
+from mqworker.broker.connection import NO_CLUSTER, NODE_OF_A_CLUSTER, translated_errors
 from mqworker.broker.keys import Keys, decode, encode
-from mqworker.broker.scripts import Call, Plain, run
+from mqworker.broker.scripts import Call, Plain
+from mqworker.broker.server import Server
+from mqworker.errors import ConfigError
 from mqworker.message import ChatKey
 
 ENTRIES_PER_CALL = 500
@@ -63,7 +64,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """What one account gave. ``known`` is false where it has no epoch: Redis may lack some of its messages."""
+    """What one account gave. ``known`` is false where its epoch is not its server's: Redis may lack some messages."""
 
     instance: str
     known: bool
@@ -99,13 +100,20 @@ class Finish:
 class Broker:
     """The commands. Every one raises :class:`BrokerUnavailable` where Redis fails it."""
 
-    def __init__(self, redis_url: str, keys: Keys, *, owner: str) -> None:
-        self._connections = ConnectionCount()
-        self.redis: Redis = connect(redis_url, self._connections)
+    def __init__(self, redis_url: str, keys: Keys, *, owner: str, cluster: bool = False) -> None:
+        self.servers: Server | Cluster = Cluster(redis_url) if cluster else Server.open(redis_url)
+        self.redis = self.servers.redis
+        """The client of the server that the URL names."""
         self.keys = keys
         self._owner = owner
-        self._run_id = ""
-        self._connections_seen = 0
+
+    async def check(self) -> None:
+        """Raise :class:`ConfigError` where Redis is a cluster and is not said to be one, or the other way round."""
+        with translated_errors():
+            info = await self.redis.info("cluster")
+        is_cluster = bool(info.get("cluster_enabled"))
+        if is_cluster != isinstance(self.servers, Cluster):
+            raise ConfigError(NODE_OF_A_CLUSTER if is_cluster else NO_CLUSTER)
 
     async def announce(self, entries: Sequence[Entry], *, wake: bool = True) -> int:
         """Make waiting messages known and wake idle workers; return how many were new to Redis. Idempotent."""
@@ -121,7 +129,7 @@ class Broker:
         # After the lanes, never before: who finds the account must find the message.
         point = self._point((entry.chat.instance for entry in entries), wake=wake)
         with translated_errors():
-            *added, _ = await run(self.redis, [*calls, point])
+            *added, _ = await self.servers.run(calls, [point])
         return sum(added)
 
     def _point(self, instances: Iterable[str], *, wake: bool) -> Call:
@@ -131,10 +139,10 @@ class Broker:
         """Take accounts that have a due chat."""
         with translated_errors():
             take = Call("take", [self.keys.instances], [TAKE_INSTANCES, GUARD_MS])
-            epoch, reply = await run(self.redis, [Plain(("GET", self.keys.epoch)), take])
-            await self._learn_run_id()
+            epoch, reply = await self.servers.run([Plain(("GET", self.keys.epoch)), take])
+            remembers = await self._remembers(epoch)
         guard, wait_ms, *instances = reply
-        return Taken(self._remembers(epoch), guard, _seconds(wait_ms), instances)
+        return Taken(remembers, guard, _seconds(wait_ms), instances)
 
     async def lease(self, instances: Sequence[str], *, max_chats: int, lock_seconds: float) -> list[Leased]:
         """Lease due chats, at most ``max_chats`` in all, shared between the accounts.
@@ -148,10 +156,11 @@ class Broker:
         arguments: list[str | int] = [share, _ms(lock_seconds), self._owner, token]
         until = _now() + lock_seconds
         with translated_errors():
-            replies = await run(self.redis, [self._call("lease", name, arguments) for name in asked])
+            replies = await self.servers.run([self._call("lease", name, arguments) for name in asked])
+            run_ids = [await self.servers.run_id(self.keys.of(name).epoch) for name in asked]
         leased = [
-            Leased(name, bool(known), _seconds(wait_ms), _leases(name, chats, token, until))
-            for name, (known, wait_ms, *chats) in zip(asked, replies, strict=True)
+            Leased(name, epoch == run_id, _seconds(wait_ms), _leases(name, chats, token, until))
+            for name, run_id, (epoch, wait_ms, *chats) in zip(asked, run_ids, replies, strict=True)
         ]
         # The others are due still.
         return [*leased, *(Leased(name, True, 0.0, []) for name in set(instances).difference(asked))]
@@ -162,7 +171,7 @@ class Broker:
         for instance, wait in waits.items():
             arguments += [instance, -1 if wait is None else round(wait * 1000)]
         with translated_errors():
-            await run(self.redis, [Call("park", [self.keys.instances], arguments)])
+            await self.servers.run([Call("park", [self.keys.instances], arguments)])
 
     async def finish(self, finishes: Sequence[Finish]) -> float | None:
         """Let chats go again; return the seconds until the earliest of them is due. Idempotent."""
@@ -179,14 +188,14 @@ class Broker:
         """Hold locked chats longer: until ``lock_seconds`` from now."""
         until = _now() + lock_seconds
         with translated_errors():
-            await run(self.redis, [call for _, call in self._tokens("renew", leases, _ms(lock_seconds))])
+            await self.servers.run([call for _, call in self._tokens("renew", leases, _ms(lock_seconds))])
         for lease in leases:
             lease.until = until
 
     async def _let_go(self, calls: Sequence[tuple[str, Call]]) -> float | None:
         """Run ``calls``, each of which tells when a chat of its account is due, and then see to their accounts."""
         with translated_errors():
-            replies = await run(self.redis, [call for _, call in calls])
+            replies = await self.servers.run([call for _, call in calls])
             due: dict[str, float] = {}
             for (name, _), ms in sorted(zip(calls, replies, strict=True), key=lambda one: -one[1]):
                 if ms >= 0:
@@ -218,79 +227,76 @@ class Broker:
             calls.append(self._many("drop", instance, items))
         if calls:
             with translated_errors():
-                await run(self.redis, [*calls, self._point((entry.chat.instance for entry in entries), wake=True)])
+                await self.servers.run(calls, [self._point((entry.chat.instance for entry in entries), wake=True)])
 
     async def sweep_instances(self) -> int:
         """Remove the accounts in which nothing waits."""
-        with translated_errors():
-            removed: int = await self.redis.zremrangebyscore(self.keys.instances, "+inf", "+inf")
-            return removed
+        removed: int = await self._one("ZREMRANGEBYSCORE", self.keys.instances, "+inf", "+inf")
+        return removed
 
-    # The epoch: what says that Redis still has what it was given.
+    async def _one(self, *words: str) -> Any:
+        with translated_errors():
+            (answer,) = await self.servers.run([Plain(words)])
+        return answer
+
+    # The epochs: what says that Redis still has what it was given.
 
     async def remembers(self) -> bool:
         """Whether Redis is the server that was filled, and still has its memory (or is being filled now)."""
+        epoch = await self._one("GET", self.keys.epoch)
         with translated_errors():
-            epoch = await self.redis.get(self.keys.epoch)
-            await self._learn_run_id()
-            return self._remembers(epoch)
+            return await self._remembers(epoch)
 
-    async def is_old_copy(self) -> bool:
-        """Whether its memory is that of another server: of one that was restarted, or of a replica's master."""
-        with translated_errors():
-            epoch = await self.redis.get(self.keys.epoch)
-            await self._learn_run_id()
-            return epoch is not None and not self._remembers(epoch)
+    async def _remembers(self, epoch: str | None) -> bool:
+        return epoch == await self.servers.run_id(self.keys.epoch) or (epoch or "").startswith(REBUILDING)
 
     async def is_rebuilding(self) -> bool:
         """Whether it is being filled now."""
-        with translated_errors():
-            return (await self.redis.get(self.keys.epoch) or "").startswith(REBUILDING)
+        return (await self._one("GET", self.keys.epoch) or "").startswith(REBUILDING)
 
     async def begin_rebuild(self, *, hold_seconds: float) -> None:
         """Mark the memory as being filled."""
-        with translated_errors():
-            await self.redis.set(self.keys.epoch, f"{REBUILDING}{self._owner}", px=_ms(hold_seconds))
-
-    async def break_leases(self) -> None:
-        """Let all leased chats go at once, whoever holds them: for a memory that brought back leases of the past."""
-        with translated_errors():
-            instances = await self.redis.zrange(self.keys.instances, 0, -1)
-            while instances:
-                broken = await run(self.redis, [self._call("unlease", instance, []) for instance in instances])
-                instances = [instance for instance, number in zip(instances, broken, strict=True) if number]
+        await self._one("SET", self.keys.epoch, f"{REBUILDING}{self._owner}", "PX", str(_ms(hold_seconds)))
 
     async def keep_rebuild(self, *, hold_seconds: float) -> bool:
         """Lengthen the mark; false where it is gone: the memory was lost again."""
-        with translated_errors():
-            mark = f"{REBUILDING}{self._owner}"
-            return bool(await self.redis.set(self.keys.epoch, mark, px=_ms(hold_seconds), xx=True))
+        mark = f"{REBUILDING}{self._owner}"
+        return bool(await self._one("SET", self.keys.epoch, mark, "PX", str(_ms(hold_seconds)), "XX"))
 
-    async def end_rebuild(self, instances: Iterable[str]) -> bool:
+    async def end_rebuild(self, filling: Mapping[str, str]) -> bool:
         """Declare the memory whole; false where it was lost again meanwhile."""
-        await self.mark_known(instances)
+        await self.mark_known(filling)
         with translated_errors():
-            await self._learn_run_id()
-            return bool(await self.redis.set(self.keys.epoch, self._run_id, xx=True))
+            run_id = await self.servers.run_id(self.keys.epoch)
+        return bool(await self._one("SET", self.keys.epoch, run_id, "XX"))
 
-    async def mark_known(self, instances: Iterable[str]) -> None:
-        """Declare what is known of these accounts whole."""
+    async def mark_filling(self, instances: Iterable[str]) -> dict[str, str]:
+        """Say that these accounts are being filled; return what :meth:`mark_known` takes.
+
+        Where an old copy of the memory came back (a restart, a replica), the leases that it brought are broken: nobody
+        would release them.
+        """
+        keys = {name: self.keys.of(name).epoch for name in instances}
         with translated_errors():
-            async with self.redis.pipeline(transaction=False) as pipeline:
-                for instance in instances:
-                    pipeline.set(self.keys.of(instance).epoch, self._owner)
-                await pipeline.execute()
+            filling = {name: await self.servers.run_id(key) for name, key in keys.items()}
+            looks = [Plain(("GET", key)) for key in keys.values()]
+            marks = [Plain(("SET", keys[name], f"{REBUILDING}{run_id}", "NX")) for name, run_id in filling.items()]
+            epochs = await self.servers.run(looks, marks)
+            found = zip(filling.items(), epochs, strict=False)
+            await self._break_leases([name for (name, run_id), epoch in found if epoch and not epoch.endswith(run_id)])
+        return filling
 
-    async def _learn_run_id(self) -> None:
-        """Called after what is judged by it: that may have come over a new connection, from another server."""
-        if self._connections_seen == self._connections.made and self._run_id:
-            return
-        seen = self._connections.made
-        info = await self.redis.info("server")
-        self._run_id, self._connections_seen = info["run_id"], max(seen, 1)
+    async def mark_known(self, filling: Mapping[str, str]) -> None:
+        """Declare what is known of these accounts whole, but for those that were lost since :meth:`mark_filling`."""
+        marks = [Plain(("SET", self.keys.of(name).epoch, run_id, "XX")) for name, run_id in filling.items()]
+        with translated_errors():
+            await self.servers.run(marks)
 
-    def _remembers(self, epoch: str | None) -> bool:
-        return epoch is not None and (epoch == self._run_id or epoch.startswith(REBUILDING))
+    async def _break_leases(self, instances: Sequence[str]) -> None:
+        """Let all leased chats of these accounts go at once, whoever holds them."""
+        while instances:
+            broken = await self.servers.run([self._call("unlease", instance, []) for instance in instances])
+            instances = [instance for instance, number in zip(instances, broken, strict=True) if number]
 
     def _call(self, name: str, instance: str, arguments: Sequence[str | int]) -> Call:
         keys = self.keys.of(instance)
@@ -303,10 +309,10 @@ class Broker:
     async def ping(self) -> None:
         """Raise :class:`BrokerUnavailable` unless Redis answers."""
         with translated_errors():
-            await self.redis.ping()
+            await self.servers.ping()
 
     async def aclose(self) -> None:
-        await self.redis.aclose()
+        await self.servers.aclose()
 
 
 def _by_instance(items: Sequence[T], instance_of: Callable[[T], str]) -> Iterator[tuple[str, Sequence[T]]]:

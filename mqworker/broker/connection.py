@@ -15,6 +15,15 @@ from redis.exceptions import NoPermissionError, RedisError
 CONNECT_TIMEOUT_SECONDS = 2.0
 ANSWER_TIMEOUT_SECONDS = 5.0
 
+Address = tuple[str, int]
+"""Host and port."""
+
+NODE_OF_A_CLUSTER = (
+    "MQWORKER_REDIS_URL names a node of a Redis Cluster: "
+    "set MQWORKER_REDIS_CLUSTER=true, and MQWORKER_ARQ_REDIS_URL to a plain Redis"
+)
+NO_CLUSTER = "MQWORKER_REDIS_CLUSTER is set, but the Redis that MQWORKER_REDIS_URL names is not part of a cluster"
+
 
 class BrokerUnavailable(Exception):
     """Redis did not do what was asked: away, full, loading, read-only. Nothing but latency depends on it."""
@@ -33,6 +42,10 @@ def _reason(error: BaseException) -> str:
     """What an operator can mend, in the system's own words; else the server's error code."""
     if isinstance(error, NoPermissionError):
         return "(the ACL of our user denies a command, a key or a channel)"
+    if str(error).startswith("MOVED "):
+        return f"({NODE_OF_A_CLUSTER})"
+    if "cluster support disabled" in str(error):
+        return f"({NO_CLUSTER})"
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -69,9 +82,15 @@ def connection_options(redis_url: str) -> dict[str, Any]:
     return options
 
 
-def connect(redis_url: str, count: ConnectionCount) -> Redis:
-    """A client that connects when first used. The URL's password and parameters are percent-decoded."""
+def connect(redis_url: str, count: ConnectionCount, at: Address | None = None) -> Redis:
+    """A client that connects when first used, to what the URL names or to another server ``at`` an address.
+
+    The URL's password and parameters are percent-decoded.
+    """
     client: Redis = Redis.from_url(
         redis_url, decode_responses=True, redis_connect_func=count.connected, **connection_options(redis_url)
     )
+    if at is not None:
+        host, port = at
+        client.connection_pool.connection_kwargs |= {"host": host, "port": port}
     return client

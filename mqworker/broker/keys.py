@@ -40,8 +40,11 @@ class Keys:
 
     @property
     def epoch(self) -> str:
-        """String: the run id of the Redis server that was filled; missing means that Redis lost its memory."""
-        return f"{self.prefix}:epoch"
+        """String: the run id of the Redis server that was filled; missing means that Redis lost its memory.
+
+        The braces put it into the slot of ``instances``: the two are lost together, or neither is.
+        """
+        return f"{self.prefix}:epoch:{{{self.instances}}}"
 
     @property
     def wake(self) -> str:

@@ -43,6 +43,11 @@ class Call:
     keys: Sequence[str]
     arguments: Sequence[str | int]
 
+    @property
+    def key(self) -> str:
+        """One of its keys: all are in the same slot of a cluster."""
+        return self.keys[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Plain:
@@ -50,9 +55,14 @@ class Plain:
 
     words: tuple[str, ...]
 
+    @property
+    def key(self) -> str:
+        """The key that it is about."""
+        return self.words[1]
 
-async def run(redis: Redis, calls: Sequence[Call | Plain]) -> list[Any]:
-    """Run commands in one round trip and in order; answer in their order. Raises the first error of any.
+
+async def replies_of(redis: Redis, calls: Sequence[Call | Plain]) -> list[Any]:
+    """Run commands in one round trip and in order; answer in their order, with the errors among the answers.
 
     Where the server forgot a script, all is run again from there on, so that the order stays; every command of ours
     may be repeated.
@@ -64,6 +74,11 @@ async def run(redis: Redis, calls: Sequence[Call | Plain]) -> list[Any]:
     if first is not None:
         await _load_all(redis, calls[first:])
         replies[first:] = await _pipeline(redis, calls[first:])
+    return replies
+
+
+def raised(replies: list[Any]) -> list[Any]:
+    """The answers, or the first error among them."""
     for reply in replies:
         if isinstance(reply, Exception):
             raise reply

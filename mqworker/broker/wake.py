@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from redis.asyncio import Redis
-
+from mqworker.broker.cluster import Cluster
 from mqworker.broker.connection import BrokerUnavailable, translated_errors
+from mqworker.broker.server import Server
 
 LOOK_AGAIN_SECONDS = 1.0
 
@@ -15,8 +15,8 @@ LOOK_AGAIN_SECONDS = 1.0
 class Wake:
     """Listens to the wake channel in a task of its own, over Redis' outages."""
 
-    def __init__(self, redis: Redis, channel: str) -> None:
-        self._redis = redis
+    def __init__(self, servers: Server | Cluster, channel: str) -> None:
+        self._servers = servers
         self._channel = channel
         self._heard = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -54,7 +54,7 @@ class Wake:
                 await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
     async def _hear(self) -> None:
-        async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+        async with self._servers.pubsub() as pubsub:
             await pubsub.subscribe(self._channel)
             # What was announced before we listened is found by one look.
             self._heard.set()

@@ -193,7 +193,8 @@ DENIED = (
     "SUBSCRIBE foreign", "EVAL return 0",
 )  # fmt: skip
 PRODUCERS_TOO = (
-    "SET mq:epoch 1", "ZADD mq:arq 1 evil", "SET arq:job:evil 1", "INFO", "GET mq:epoch", "SUBSCRIBE mq:wake"
+    "SET mq:epoch:{mq:instances} 1", "GET mq:epoch:{mq:instances}", "ZADD mq:arq 1 evil", "SET arq:job:evil 1", "INFO",
+    "SUBSCRIBE mq:wake",
 )  # fmt: skip
 IN_SCRIPTS = ("FLUSHALL", "KEYS", "GET", "SET", "DEL", "ZADD", "PUBLISH")
 

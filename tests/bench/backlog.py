@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from mqworker.broker import Keys
 from mqworker.broker.broker import REBUILDING
 from tests.bench.figures import Figure, at_least, at_most, figure, rate
 from tests.bench.filling import fill_by_sql, rebuild
@@ -61,7 +62,7 @@ async def _watch(room: Room, worker: Worker) -> Watched:
     deadline = time.monotonic() + REBUILD_PATIENCE_SECONDS
     while not watched.ended:
         assert time.monotonic() < deadline, f"Redis was not filled within {REBUILD_PATIENCE_SECONDS:g} s"
-        epoch = await room.redis.get("mq:epoch") or ""
+        epoch = await room.redis.get(Keys().epoch) or ""
         if epoch.startswith(REBUILDING):
             watched.began = watched.began or await room.clock()
         elif epoch:

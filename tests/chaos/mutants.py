@@ -175,7 +175,8 @@ def deletes_and_refills() -> None:
         redis, accounts = self._broker.redis, [f"account-{number}" for number in range(SMALL.instances)]
         await self._broker.begin_rebuild(hold_seconds=5)
         # Or each account would be filled once more, by itself.
-        await self._broker.mark_known(accounts)
+        filling = await self._broker.mark_filling(accounts)
+        await self._broker.mark_known(filling)
         pages = [page async for page in self._walk(None)]
         await asyncio.sleep(0.8)
         old = [key async for key in redis.scan_iter("mq:{*") if not key.endswith(":epoch")]
@@ -183,7 +184,7 @@ def deletes_and_refills() -> None:
             await redis.delete(*old)
         entries = [Entry(m.chat, m.seq, m.id, m.priority, m.due_seconds) for page in pages for m in page.messages]
         await self._broker.announce(entries)
-        await self._broker.end_rebuild(accounts)
+        await self._broker.end_rebuild(filling)
         return len(entries)
 
     Sweeps._fill = fill  # type: ignore[method-assign]

@@ -9,8 +9,10 @@ from random import Random
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from mqworker.broker import Broker
+from mqworker.broker.server import Server
 from mqworker.settings import Settings, load_settings
 from mqworker.store import Store
 from tests.conftest import SHORT, NewBroker, NewStore
@@ -64,13 +66,19 @@ def store(new_store: NewStore) -> Store:
     return new_store()
 
 
-@pytest.fixture(params=["redis", "memory"])
+@pytest.fixture(params=["redis", "cluster", "memory"])
 def new_broker(request: pytest.FixtureRequest, memory: MemoryServers) -> NewBroker:
     """Makes brokers that share their keys."""
     if request.param == "memory":
         return memory.broker
-    make: NewBroker = request.getfixturevalue("new_real_broker")
+    make: NewBroker = request.getfixturevalue("new_real_broker" if request.param == "redis" else "new_cluster_broker")
     return make
+
+
+def servers_of(broker: Broker) -> list[Redis]:
+    """The client of each server that holds a part of what the broker told."""
+    servers = broker.servers
+    return [servers.redis] if isinstance(servers, Server) else [node.redis for node in servers._nodes.values()]
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ import asyncio
 import pytest
 
 from mqworker.broker import Broker, Entry, Finish, Lease, Wake
+from mqworker.broker.scripts import Plain
 from mqworker.testing.waiting import eventually
+from tests.conformance.conftest import servers_of
 from tests.conftest import NewBroker
 from tests.integration.lanes import LOCK_SECONDS, entry, lease, lease_one
 from tests.integration.rows import INSTANCE, chat
@@ -37,7 +39,7 @@ async def test_a_lease_gives_no_more_chats_than_asked_for_and_says_that_there_ar
     await broker.announce([entry(n, f"c{n}") for n in range(1, 6)])
     (leased,) = await broker.lease([INSTANCE], max_chats=3, lock_seconds=LOCK_SECONDS)
     assert (len(leased.leases), leased.wait_seconds, leased.known) == (3, 0.0, False)
-    await broker.mark_known([INSTANCE])
+    await broker.mark_known(await broker.mark_filling([INSTANCE]))
     (leased,) = await broker.lease([INSTANCE], max_chats=9, lock_seconds=LOCK_SECONDS)
     assert (len(leased.leases), leased.known) == (2, True)
     assert leased.wait_seconds is not None
@@ -265,11 +267,12 @@ async def test_the_epoch_tells_whether_redis_has_its_memory(broker: Broker) -> N
     assert not await broker.remembers()
     assert not await broker.keep_rebuild(hold_seconds=HOLD_SECONDS)
     await broker.begin_rebuild(hold_seconds=HOLD_SECONDS)
+    filling = await broker.mark_filling([INSTANCE])
     assert await broker.is_rebuilding()
     assert await broker.remembers(), "it is being filled: nobody else need begin"
     await broker.announce([entry(1)])
     assert await broker.keep_rebuild(hold_seconds=HOLD_SECONDS)
-    assert await broker.end_rebuild([INSTANCE])
+    assert await broker.end_rebuild(filling)
     assert not await broker.is_rebuilding()
     assert await broker.remembers()
     assert (await broker.take()).remembers
@@ -285,15 +288,48 @@ async def test_an_abandoned_rebuild_is_noticed(broker: Broker) -> None:
 
     await eventually(forgotten, "the mark ends with its holder")
     assert not await broker.keep_rebuild(hold_seconds=HOLD_SECONDS)
-    assert not await broker.end_rebuild([INSTANCE])
+    assert not await broker.end_rebuild({})
     assert not await broker.remembers()
+
+
+async def test_an_account_is_known_once_it_was_filled_and_not_if_it_was_lost_meanwhile(broker: Broker) -> None:
+    async def is_known() -> bool:
+        (leased,) = await broker.lease([INSTANCE], max_chats=1, lock_seconds=LOCK_SECONDS)
+        return leased.known
+
+    filling = await broker.mark_filling([INSTANCE])
+    assert not await is_known(), "being filled is not being known: who fills it may die"
+    for redis in servers_of(broker):
+        await redis.flushall()
+    await broker.mark_known(filling)
+    assert not await is_known()
+    await broker.mark_known(await broker.mark_filling([INSTANCE]))
+    assert await is_known()
+    await broker.mark_filling([INSTANCE])
+    assert await is_known(), "another rebuild only adds"
+
+
+async def test_leases_that_an_old_copy_of_an_account_brought_back_are_broken_when_it_is_filled(broker: Broker) -> None:
+    """A failover to a replica that lagged: nobody will release what was leased before it."""
+    await broker.announce([entry(1), entry(2, "b"), entry(3, "c")])
+    held = await lease(broker)
+    await broker.mark_known(await broker.mark_filling([INSTANCE]))
+    assert await lease(broker) == [], "leases of this run stand"
+    await broker.servers.run([Plain(("SET", broker.keys.of(INSTANCE).epoch, "an old run"))])
+    await broker.mark_filling([INSTANCE])
+    again = await lease(broker)
+    assert sorted(one.chat.chat_id for one in again) == ["a", "b", "c"]
+    old = next(lease for lease in held if lease.chat.chat_id == "a")
+    await broker.finish([Finish(old.chat, old.token, 0.0, done=entry(1))])
+    assert await lease(broker) == [], "who held it before cannot release the new lease"
 
 
 async def test_every_command_works_on_an_emptied_memory(broker: Broker) -> None:
     await broker.announce([entry(1, priority=3), entry(2)])
     taken = await broker.take()
     held = await lease_one(broker)
-    await broker.redis.flushall()
+    for redis in servers_of(broker):
+        await redis.flushall()
     assert not await broker.remembers()
     await broker.renew([held], lock_seconds=LOCK_SECONDS)
     await broker.let_go(empty=[held], waiting=[])
@@ -306,14 +342,16 @@ async def test_every_command_works_on_an_emptied_memory(broker: Broker) -> None:
 
 
 async def test_commands_work_after_their_scripts_were_lost(broker: Broker) -> None:
-    await broker.redis.script_flush()
+    for redis in servers_of(broker):
+        await redis.script_flush()
     assert await broker.announce([entry(1)]) == 1
-    await broker.redis.script_flush()
+    for redis in servers_of(broker):
+        await redis.script_flush()
     assert len(await lease(broker)) == 1
 
 
 async def test_an_announce_wakes_those_who_listen_unless_told_not_to(broker: Broker, new_broker: NewBroker) -> None:
-    wake = Wake(new_broker("w2").redis, broker.keys.wake)
+    wake = Wake(new_broker("w2").servers, broker.keys.wake)
     listener = asyncio.create_task(wake.listen())
     await wake.wait(5)
     clock = asyncio.get_running_loop().time

@@ -6,7 +6,7 @@ Every time is nothing, a millisecond that is then waited for, or an hour: so nei
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import Any
 from uuid import UUID
@@ -15,6 +15,7 @@ import pytest
 
 from mqworker.broker import Broker, Entry, Finish, Lease
 from mqworker.broker import broker as module
+from mqworker.broker.scripts import Plain
 from mqworker.message import ChatKey
 from tests.conformance.conftest import MemoryServers
 from tests.conftest import NewBroker
@@ -126,12 +127,12 @@ class Pair:
             lambda broker: broker.begin_rebuild(hold_seconds=HOUR),
             lambda broker: broker.begin_rebuild(hold_seconds=0.001),
             lambda broker: broker.keep_rebuild(hold_seconds=HOUR),
-            lambda broker: broker.end_rebuild(["shop"]),
-            lambda broker: broker.mark_known(["bank"]),
+            lambda broker: ended(broker, ["shop"]),
+            lambda broker: known(broker, ["bank"]),
+            lambda broker: came_back_old(broker, ACCOUNTS),
             lambda broker: broker.is_rebuilding(),
             lambda broker: broker.remembers(),
             lambda broker: broker.sweep_instances(),
-            lambda broker: broker.break_leases(),
             lambda broker: broker.redis.script_flush(),
         ]
         call = self.rng.choice(calls)
@@ -141,6 +142,20 @@ class Pair:
             await self.both(lambda broker, _: call(broker))
         else:
             await self.same(call)
+
+
+async def ended(broker: Broker, accounts: Sequence[str]) -> bool:
+    return await broker.end_rebuild(await broker.mark_filling(accounts))
+
+
+async def known(broker: Broker, accounts: Sequence[str]) -> None:
+    await broker.mark_known(await broker.mark_filling(accounts))
+
+
+async def came_back_old(broker: Broker, accounts: Sequence[str]) -> None:
+    """What a copy of the memory brings back, its leases too; and that whoever fills it breaks them."""
+    await broker.servers.run([Plain(("SET", broker.keys.of(account).epoch, "an old run")) for account in accounts])
+    await broker.mark_filling(accounts)
 
 
 def _about(seconds: float | None) -> int | None:

@@ -137,13 +137,13 @@ async def test_a_flush_after_the_last_page_of_a_rebuild_is_noticed(broker: Broke
     await broker.begin_rebuild(hold_seconds=HOLD_SECONDS)
     assert await broker.keep_rebuild(hold_seconds=HOLD_SECONDS)
     await broker.redis.flushall()
-    assert not await broker.end_rebuild([INSTANCE])
+    assert not await broker.end_rebuild({})
     assert not (await broker.take()).remembers
 
 
 async def test_a_flush_is_noticed_by_the_next_look(broker: Broker) -> None:
     await broker.begin_rebuild(hold_seconds=HOLD_SECONDS)
-    await broker.end_rebuild([])
+    await broker.end_rebuild({})
     assert (await broker.take()).remembers
     await broker.redis.flushall()
     assert not (await broker.take()).remembers
@@ -164,7 +164,7 @@ async def test_every_command_says_that_redis_is_away_and_works_when_it_is_back(
 ) -> None:
     broker = Broker(own_redis_url, Keys(), owner="w1")
     await broker.begin_rebuild(hold_seconds=HOLD_SECONDS)
-    await broker.end_rebuild([])
+    await broker.end_rebuild({})
     own_redis.kill()
     held = Lease(chat(), uuid4().hex)
     commands: list[Callable[[], Awaitable[object]]] = [
@@ -182,8 +182,9 @@ async def test_every_command_says_that_redis_is_away_and_works_when_it_is_back(
         lambda: broker.is_rebuilding(),
         lambda: broker.begin_rebuild(hold_seconds=1.0),
         lambda: broker.keep_rebuild(hold_seconds=1.0),
-        lambda: broker.end_rebuild([INSTANCE]),
-        lambda: broker.mark_known([INSTANCE]),
+        lambda: broker.end_rebuild({}),
+        lambda: broker.mark_filling([INSTANCE]),
+        lambda: broker.mark_known({INSTANCE: "run"}),
     ]
     for command in commands:
         with pytest.raises(BrokerUnavailable) as refusal:
@@ -199,7 +200,7 @@ async def test_a_restarted_server_that_kept_its_data_is_another_one(own_redis: R
     """What it kept may be seconds old: announces between its last write and its end are gone."""
     broker = Broker(own_redis_url, Keys(), owner="w1")
     await broker.begin_rebuild(hold_seconds=HOLD_SECONDS)
-    await broker.end_rebuild([])
+    await broker.end_rebuild({})
     epoch = await broker.redis.get(broker.keys.epoch)
     own_redis.restart()
     client = blocking.Redis.from_url(own_redis_url)
@@ -208,21 +209,4 @@ async def test_a_restarted_server_that_kept_its_data_is_another_one(own_redis: R
     with pytest.raises(BrokerUnavailable):
         await broker.take()
     assert not (await broker.take()).remembers
-    assert await broker.is_old_copy()
-    await broker.redis.flushall()
-    assert not await broker.is_old_copy(), "what is empty brings nothing back"
     await broker.aclose()
-
-
-async def test_leases_that_an_old_copy_of_the_memory_brought_back_can_be_broken(broker: Broker) -> None:
-    """A failover to a replica that lagged: nobody will release what was leased before it."""
-    await broker.announce([entry(1), entry(2, "b"), entry(3, "c")])
-    (leased,) = await broker.lease([INSTANCE], max_chats=2, lock_seconds=HOLD_SECONDS)
-    assert len(leased.leases) == 2
-    await broker.break_leases()
-    (again,) = await broker.lease([INSTANCE], max_chats=9, lock_seconds=HOLD_SECONDS)
-    assert sorted(one.chat.chat_id for one in again.leases) == ["a", "b", "c"]
-    old = next(lease for lease in leased.leases if lease.chat.chat_id == "a")
-    await broker.finish([Finish(old.chat, old.token, 0.0, done=entry(1))])
-    (late,) = await broker.lease([INSTANCE], max_chats=9, lock_seconds=HOLD_SECONDS)
-    assert late.leases == [], "who held it before cannot release the new lease"

@@ -191,6 +191,14 @@ class TestOpenLinks:
         assert "use rediss://" in warning
         assert ":x@" not in warning
 
+    def test_the_redis_of_arq_in_the_open(self) -> None:
+        urls = {
+            "database_url": NEAR[0],
+            "redis_url": "rediss://node.example/0",
+            "arq_redis_url": "redis://clock.example",
+        }
+        assert "use rediss://" in " ".join(open_links(load_settings(_env_file=None, **urls, redis_cluster=True)))
+
     async def test_a_worker_says_it_and_starts(self, database_url: str, caplog: pytest.LogCaptureFixture) -> None:
         far = load_settings(_env_file=None, database_url=database_url, redis_url="redis://redis.invalid/0", **SHORT)
         async with working(far, Gateway()):

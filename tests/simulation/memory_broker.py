@@ -17,6 +17,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from mqworker.broker import Broker, Keys
 from mqworker.broker.connection import ConnectionCount
+from mqworker.broker.server import Server
 from tests.simulation.memory_redis import SCRIPTS, Memory
 from tests.simulation.server import Line
 
@@ -73,7 +74,9 @@ class MemoryBroker(Broker):
 
     def __init__(self, server: RedisServer, line: Line, *, owner: str) -> None:
         super().__init__("redis://memory", Keys(), owner=owner)
-        self.redis = cast(Redis, RedisClient(server, line, self._connections))
+        connections = ConnectionCount()
+        self.redis = cast(Redis, RedisClient(server, line, connections))
+        self.servers = Server(self.redis, connections)
 
 
 class RedisClient:
@@ -102,29 +105,11 @@ class RedisClient:
         (answer,) = await self.call([lambda: command(self.server.memory)])
         return answer
 
-    async def get(self, key: str) -> str | None:
-        value: str | None = await self.one(lambda memory: memory.get(key))
-        return value
-
-    async def set(self, key: str, value: str, px: int | None = None, xx: bool = False) -> bool | None:
-        done: bool | None = await self.one(lambda memory: memory.set(key, value, px, xx))
-        return done
-
     async def info(self, section: str) -> dict[str, str]:
         return {"run_id": await self.one(lambda _: self.server.run_id)}
 
     async def ping(self) -> bool:
         return bool(await self.one(lambda _: True))
-
-    async def zremrangebyscore(self, key: str, low: str, high: str) -> int:
-        assert low == high == "+inf"
-        removed: int = await self.one(lambda memory: memory.sweep())
-        return removed
-
-    async def zrange(self, key: str, first: int, last: int) -> list[str]:
-        assert (first, last) == (0, -1)
-        instances: list[str] = await self.one(lambda memory: list(memory.instances))
-        return instances
 
     async def flushall(self) -> None:
         await self.one(lambda _: self.server.flush())
@@ -165,12 +150,13 @@ class Pipeline:
     async def __aexit__(self, *_: object) -> None:
         """Its commands were sent."""
 
-    def execute_command(self, name: str, key: str) -> None:
-        assert name == "GET"
-        self._commands.append(lambda: self._server.memory.get(key))
-
-    def set(self, key: str, value: str) -> None:
-        self._commands.append(lambda: self._server.memory.set(key, value))
+    def execute_command(self, name: str, key: str, *words: str) -> None:
+        commands: dict[str, Callable[[], Any]] = {
+            "GET": lambda: self._server.memory.get(key),
+            "SET": lambda: self._server.memory.set(key, *words),
+            "ZREMRANGEBYSCORE": lambda: self._server.memory.sweep(),
+        }
+        self._commands.append(commands[name])
 
     def evalsha(self, sha: str, number: int, *words: str) -> None:
         self._commands.append(partial(self._run, sha, words[:number], words[number:]))

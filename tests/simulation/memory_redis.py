@@ -120,10 +120,12 @@ class Memory:
         value, ends_ms = self.strings.get(key, (None, inf))
         return None if self.now > ends_ms else value
 
-    def set(self, key: str, value: str, px: int | None = None, xx: bool = False) -> bool | None:
-        if xx and self.get(key) is None:
+    def set(self, key: str, value: str, *options: str) -> bool | None:
+        """SET with PX, XX, NX: ``None`` where it may not be set."""
+        if ("XX" in options and self.get(key) is None) or ("NX" in options and self.get(key) is not None):
             return None
-        self.strings[key] = (value, inf if px is None else self.now + px)
+        ends_ms = self.now + int(options[1]) if options[:1] == ("PX",) else inf
+        self.strings[key] = (value, ends_ms)
         return True
 
     def lower(self, instance: str, score: float) -> None:
@@ -209,7 +211,7 @@ def _lease(memory: Memory, keys: Sequence[str], arguments: Sequence[str]) -> lis
             account.leased[chat] = now + int(lock_ms)
             leased += [chat, account.depth(chat)]
     firsts = [min(scores.values()) for scores in (account.ready, account.scheduled, account.leased) if scores]
-    return [int(memory.get(keys[3]) is not None), max(min(firsts) - now, 0) if firsts else -1, *leased]
+    return [memory.get(keys[3]), max(min(firsts) - now, 0) if firsts else -1, *leased]
 
 
 def _finish(memory: Memory, keys: Sequence[str], arguments: Sequence[str]) -> float:

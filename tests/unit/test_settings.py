@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
+from mqworker import Message
 from mqworker.errors import ConfigError
 from mqworker.settings import Settings, load_settings
+from mqworker.worker import worker_settings
 
 DEFAULTS: dict[str, object] = {
     "DATABASE_URL": "",
     "REDIS_URL": "",
+    "REDIS_CLUSTER": False,
+    "ARQ_REDIS_URL": "",
     "KEY_PREFIX": "mq",
     "APP": "",
     "WEBHOOK_URL": "",
@@ -37,7 +41,9 @@ DEFAULTS: dict[str, object] = {
 }
 OTHERS: dict[str, object] = {
     "DATABASE_URL": "postgresql+psycopg://db/x",
-    "REDIS_URL": "redis://cache:6379/1",
+    "REDIS_URL": "redis://cache:6379/0",
+    "REDIS_CLUSTER": True,
+    "ARQ_REDIS_URL": "redis://clock:6379/1",
     "KEY_PREFIX": "other",
     "APP": "bot:registry",
     "WEBHOOK_URL": "http://gateway/send",
@@ -99,6 +105,9 @@ class TestNames:
     def test_frozen(self) -> None:
         with pytest.raises(ValidationError):
             load_settings().max_chats = 5  # type: ignore[misc]
+
+
+async def send(message: Message) -> None: ...
 
 
 def refused(**values: Any) -> str:
@@ -246,6 +255,32 @@ class TestRedisUrl:
     )
     def test_refused(self, url: str, reason: str) -> None:
         assert refused(redis_url=url).startswith(f"MQWORKER_REDIS_URL: {reason}")
+        assert refused(arq_redis_url=url).startswith(f"MQWORKER_ARQ_REDIS_URL: {reason}")
+
+
+class TestRedisCluster:
+    @pytest.mark.parametrize("url", ["redis://node", "rediss://node:6379/", f"redis://bot:{PASSWORD}@node/0"])
+    def test_any_node_may_be_named(self, url: str) -> None:
+        assert load_settings(redis_url=url, redis_cluster=True).redis_cluster
+
+    @pytest.mark.parametrize("url", [f"redis://:{PASSWORD}@node/1", f"unix://:{PASSWORD}@/run/redis.sock"])
+    def test_what_a_cluster_does_not_have_is_refused(self, url: str) -> None:
+        assert refused(redis_url=url, redis_cluster=True) == (
+            "redis_url must name a host and no database but 0 with redis_cluster"
+        )
+
+    def test_arq_has_the_same_redis_unless_it_is_given_its_own(self) -> None:
+        assert load_settings(redis_url="redis://cache").redis_url_of_arq() == "redis://cache"
+        settings = load_settings(redis_url="redis://cache", arq_redis_url="redis://clock")
+        assert settings.redis_url_of_arq() == "redis://clock"
+
+    def test_a_worker_on_a_cluster_must_be_given_a_redis_for_arq(self) -> None:
+        servers = {"database_url": "postgresql://db/x", "redis_url": "redis://node"}
+        settings = load_settings(**servers, redis_cluster=True)
+        with pytest.raises(ConfigError, match="MQWORKER_ARQ_REDIS_URL must be set with MQWORKER_REDIS_CLUSTER"):
+            worker_settings({"default": send}, settings)
+        own = settings.model_copy(update={"arq_redis_url": SecretStr("redis://clock")})
+        assert worker_settings({"default": send}, own)
 
 
 class TestSecrets:

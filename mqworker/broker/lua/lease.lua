@@ -2,7 +2,7 @@
 -- Guarantees: a chat is handed out once until its lock ends or is released; at most `max` chats and a bounded number
 --   of promotions a call. Only a hint: the claim in PostgreSQL decides.
 -- KEYS: ready, leased, scheduled, epoch    ARGV: prefix, max, lock_ms, owner, token
--- Returns: {epoch exists 1|0, ms until the next chat is due or -1, chat, its waiting entries, chat, ...}
+-- Returns: {epoch or nil, ms until the next chat is due or -1, chat, its waiting entries, chat, ...}
 --! include chat
 local max, lock_ms, owner, token = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local PASS = 200
@@ -29,7 +29,7 @@ local function record(stream, entry)
   end
 end
 
-local reply = {redis.call('EXISTS', epoch), -1}
+local reply = {redis.call('GET', epoch), -1}
 for _, chat in ipairs(redis.call('ZRANGE', ready, '-inf', now, 'BYSCORE', 'LIMIT', 0, max)) do
   redis.call('ZREM', ready, chat)
   local lock, depth = lock_of(chat), depth_of(chat)
