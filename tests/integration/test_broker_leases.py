@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
@@ -77,6 +78,7 @@ async def test_the_lock_and_the_stream_tell_people_who_holds_a_chat(broker: Brok
     prefix = broker.keys.of(INSTANCE).chat
     asked: Any = broker.redis.hmget(f"{prefix}a:lock", ["owner", "token"])
     assert await asked == ["w1", held.token]
+    await broker.renew([held], lock_seconds=LOCK_SECONDS)
     (pending,) = await broker.redis.xpending_range(f"{prefix}a:stream", "workers", "-", "+", 10)
     assert (pending["consumer"], pending["message_id"]) == ("w1", "1-0")
 
@@ -169,3 +171,18 @@ async def test_dropping_a_message_that_backs_off_lets_the_next_one_go(broker: Br
     wait = await account_in(broker)
     assert wait is not None
     assert wait <= 0
+
+
+async def test_a_lock_that_is_held_longer_is_on_record_from_its_beginning(broker: Broker) -> None:
+    await broker.announce([entry(1), entry(2), entry(3, "b", priority=4)])
+    held = {lease.chat.chat_id: lease for lease in await lease(broker)}
+    stream = f"{broker.keys.of(INSTANCE).chat}a:stream"
+    assert await broker.redis.xinfo_groups(stream) == [], "most sends are over before anybody could look"
+    await asyncio.sleep(0.05)
+    for _ in range(2):
+        await broker.renew(list(held.values()), lock_seconds=LOCK_SECONDS)
+        (pending,) = await broker.redis.xpending_range(stream, "workers", "-", "+", 10)
+        assert (pending["message_id"], pending["consumer"]) == ("1-0", "w1")
+        assert pending["time_since_delivered"] >= 50
+    await broker.finish([Finish(held["a"].chat, held["a"].token, 0.0, done=entry(1))])
+    assert await broker.redis.xpending_range(stream, "workers", "-", "+", 10) == []

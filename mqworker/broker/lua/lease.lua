@@ -20,15 +20,6 @@ for _, chat in ipairs(redis.call('ZRANGE', leased, '-inf', now, 'BYSCORE', 'LIMI
   redis.call('ZADD', ready, 'NX', now, chat)
 end
 
--- For the record only: XPENDING shows who holds what since when.
-local function record(stream, entry)
-  local claimed = redis.pcall('XCLAIM', stream, 'workers', owner, 0, entry, 'FORCE', 'JUSTID')
-  if claimed.err and redis.call('EXISTS', stream) == 1 then
-    redis.call('XGROUP', 'CREATE', stream, 'workers', '0')
-    redis.call('XCLAIM', stream, 'workers', owner, 0, entry, 'FORCE', 'JUSTID')
-  end
-end
-
 local reply = {redis.call('GET', epoch), -1}
 for _, chat in ipairs(redis.call('ZRANGE', ready, '-inf', now, 'BYSCORE', 'LIMIT', 0, max)) do
   redis.call('ZREM', ready, chat)
@@ -41,8 +32,6 @@ for _, chat in ipairs(redis.call('ZRANGE', ready, '-inf', now, 'BYSCORE', 'LIMIT
     redis.call('HSET', lock, 'owner', owner, 'token', token, 'since_ms', string.format('%.0f', now))
     redis.call('PEXPIRE', lock, lock_ms)
     redis.call('ZADD', leased, now + lock_ms, chat)
-    local priority, seq = head_of(chat)
-    if priority == 0 then record(stream_of(chat), string.format('%.0f-0', seq)) end
     reply[#reply + 1] = chat
     reply[#reply + 1] = depth
   end
