@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -207,32 +208,54 @@ class MessageQueue:
         self._must_be_open()
         return await self._store.stats.get(check.check_message_id(message_id))
 
+    async def payload(self, message_id: UUID | str) -> Payload:
+        """One message's payload. Raises :class:`NotFound`."""
+        self._must_be_open()
+        payload: Payload = json.loads(await self._store.stats.payload(check.check_message_id(message_id)))
+        return payload
+
     async def list(
         self,
-        instance: str,
+        instance: str | None = None,
         *,
         chat_id: str | None = None,
         status: Status | None = None,
-        before_seq: int | None = None,
+        after: StoredMessage | None = None,
+        oldest_first: bool = False,
         limit: int = 100,
     ) -> list[StoredMessage]:
-        """An account's messages, newest first, at most 1,000; go on with ``before_seq`` = the last one's ``seq``."""
+        """Messages by arrival, newest first, at most 1,000; go on with ``after`` = the last one.
+
+        Of all accounts, or of one and perhaps one of its chats.
+        """
         self._must_be_open()
-        check.check_instance(instance)
+        if instance is not None:
+            check.check_instance(instance)
         if chat_id is not None:
             check.check_chat_id(chat_id)
+            if instance is None:
+                raise InvalidMessage("chat_id", "needs its instance: two accounts may have a chat of the same id")
         if status is not None:
             check.check_statuses([status])
-        if before_seq is not None:
-            check.check_int(before_seq, "before_seq", 0, 2**63 - 1)
+        if after is not None and not isinstance(after, StoredMessage):
+            raise InvalidMessage("after", f"must be a message of an earlier list, got {type(after).__name__}")
         return await self._store.stats.list(
-            instance, chat_id=chat_id, status=status, before_seq=before_seq, limit=check.check_limit(limit)
+            instance,
+            chat_id=chat_id,
+            status=status,
+            after=after,
+            oldest_first=oldest_first,
+            limit=check.check_limit(limit),
         )
 
-    async def error_summary(self, instance: str, *, limit: int = 100) -> Sequence[ErrorCount]:
-        """An account's errors, the most frequent first."""
+    async def error_summary(self, instance: str | None = None, *, limit: int = 100) -> Sequence[ErrorCount]:
+        """The errors of one account, or of all, the most frequent first.
+
+        They are counted among the newest 100,000 messages of each state.
+        """
         self._must_be_open()
-        check.check_instance(instance)
+        if instance is not None:
+            check.check_instance(instance)
         return await self._store.stats.errors(instance, limit=check.check_limit(limit))
 
     # Taking back
@@ -256,22 +279,35 @@ class MessageQueue:
         await self._drop(dropped)
         return cleared
 
-    async def cancel_pending(self, instance: str, *, older_than: timedelta) -> int:
-        """Cancel an account's messages that have waited longer than ``older_than``; return how many."""
+    async def cancel_pending(
+        self, instance: str, *, chat_id: str | None = None, older_than: timedelta | None = None
+    ) -> int:
+        """Cancel what waits for an account, or for one of its chats; return how many.
+
+        All that waits now, or what has waited longer than ``older_than``. What is in flight is left alone.
+        """
         self._must_be_open()
         check.check_instance(instance)
-        age = check.check_age(older_than).total_seconds()
+        if chat_id is not None:
+            check.check_chat_id(chat_id)
+        age = 0.0 if older_than is None else check.check_age(older_than).total_seconds()
+        # One moment for all batches: who goes on putting messages in must not keep this from ending.
+        moment = await self._store.admin.time_ago(age)
         cancelled = 0
-        while dropped := await self._store.admin.cancel_pending(instance, older_than_seconds=age):
+        while dropped := await self._store.admin.cancel_pending(instance, chat_id=chat_id, created_before=moment):
             cancelled += len(dropped)
             await self._drop(dropped)
         return cancelled
 
-    async def clean_old_messages(self, instance: str, days: float = 7) -> int:
-        """Delete an account's messages that ended more than ``days`` ago; return how many."""
+    async def clean_old_messages(self, instance: str | None, days: float = 7) -> int:
+        """Delete an account's messages that ended more than ``days`` ago; return how many.
+
+        ``None`` stands for all accounts but those that have a retention of their own.
+        """
         self._must_be_open()
-        check.check_instance(instance)
-        return await self._sweeps.clean_instance(instance, retention_days=check.check_days(days))
+        if instance is not None:
+            check.check_instance(instance)
+        return await self._sweeps.clean_now(instance, retention_days=check.check_days(days))
 
     async def schedule_cleanup(
         self, instance: str, every_hours: float | None = None, retention_days: float | None = None

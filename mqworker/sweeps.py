@@ -164,8 +164,8 @@ class Sweeps:
             pass
         return removed
 
-    async def clean_instance(self, instance: str, *, retention_days: float) -> int:
-        """The same for one account, now."""
+    async def clean_now(self, instance: str | None, *, retention_days: float) -> int:
+        """Delete one account's finished rows older than that; ``None``: of all that have no retention of their own."""
         return await self._clean(instance, retention_days)
 
     async def clean_instances(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
@@ -72,10 +73,19 @@ class Admin:
         dropped = _dropped(rows)
         return Cleared(len(dropped), len(rows) - len(dropped)), dropped
 
-    async def cancel_pending(self, instance: str, *, older_than_seconds: float) -> list[Dropped]:
-        """Cancel at most one batch of an account's messages that have waited longer than that."""
+    async def time_ago(self, seconds: float) -> datetime:
+        """What PostgreSQL's clock showed that long ago."""
+        time: datetime = await self._database.scalar(TIME_AGO, seconds=seconds)
+        return time
+
+    async def cancel_pending(
+        self, instance: str, *, chat_id: str | None = None, created_before: datetime
+    ) -> list[Dropped]:
+        """Cancel at most one batch of the messages of an account, or of one chat, that have waited since then."""
+        statement = CANCEL_PENDING if chat_id is None else CANCEL_PENDING_IN_CHAT
+        given = {} if chat_id is None else {"chat_id": chat_id}
         return _dropped(
-            await self._database.rows(CANCEL_PENDING, instance=instance, age=older_than_seconds, limit=BATCH)
+            await self._database.rows(statement, instance=instance, before=created_before, limit=BATCH, **given)
         )
 
     async def clean(self, instance: str | None, *, retention_days: float) -> int:
@@ -149,14 +159,21 @@ CANCEL = _cancel("i.id = ANY(CAST(%(ids)s AS uuid[]))")
 
 CLEAR = _cancel("i.instance = %(instance)s AND i.chat_id = %(chat_id)s AND i.status IN ('PENDING', 'PROCESSING')")
 
-CANCEL_PENDING = _cancel(
-    """i.status = 'PENDING' AND i.id = ANY(ARRAY(
+TIME_AGO = "SELECT clock_timestamp() - make_interval(secs => %(seconds)s)"
+
+
+def _cancel_pending(whose: str) -> str:
+    return _cancel(
+        f"""i.status = 'PENDING' AND i.id = ANY(ARRAY(
             SELECT old.id FROM message_queue_items old
-            WHERE old.instance = %(instance)s AND old.status = 'PENDING'
-              AND old.created_at <= statement_timestamp() - make_interval(secs => %(age)s)
+            WHERE {whose} AND old.status = 'PENDING' AND old.created_at <= %(before)s
             ORDER BY old.created_at, old.seq
-            LIMIT %(limit)s))"""
-)
+            LIMIT %(limit)s))"""  # noqa: S608 - built from constants of this file
+    )
+
+
+CANCEL_PENDING = _cancel_pending("old.instance = %(instance)s")
+CANCEL_PENDING_IN_CHAT = _cancel_pending("old.instance = %(instance)s AND old.chat_id = %(chat_id)s")
 
 
 def _clean(whose: str) -> str:

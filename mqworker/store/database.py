@@ -40,6 +40,13 @@ class Database:
             async with self.connections.use() as connection:
                 return await rows_on(connection)(statement, parameters)
 
+    async def rows_by_own_plan(self, statement: str, **parameters: Any) -> Sequence[Any]:
+        """:meth:`rows` with a plan for these parameters alone: an account's rows may be a handful, or all there are."""
+        with translated_errors():
+            async with self.rows_of_one(in_transaction=True) as rows:
+                await rows(_OWN_PLAN, {})
+                return await rows(statement, parameters)
+
     @contextlib.asynccontextmanager
     async def rows_of_one(self, *, in_transaction: bool) -> AsyncIterator[Rows]:
         """Several statements on one connection, or in one transaction. Raises the driver's errors."""
@@ -82,6 +89,8 @@ class Database:
     async def aclose(self) -> None:
         await self.connections.aclose()
 
+
+_OWN_PLAN = "SELECT set_config('plan_cache_mode', 'force_custom_plan', true)"
 
 _CHECK = """
 SELECT current_setting('transaction_isolation') AS isolation, current_setting('server_encoding') AS encoding,

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 from uuid import UUID
 
 from mqworker.errors import NotFound
 from mqworker.message import QueueStats
+from mqworker.models import Status
 from mqworker.store.database import Database
+
+_STATUSES = [status.value for status in Status]
+
+ERRORS_LOOKED_AT = 100_000
+"""Errors are counted among so many of the newest messages of each state, however many there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +74,39 @@ class Stats:
             raise NotFound(f"there is no message {message_id}")
         return _stored(rows)[0]
 
-    async def list(
-        self, instance: str, *, chat_id: str | None, status: str | None, before_seq: int | None, limit: int
-    ) -> list[StoredMessage]:
-        """An account's messages, newest first; ``before_seq`` continues after the last seq seen."""
-        given = _given(instance=instance, chat_id=chat_id, status=status, before_seq=before_seq)
-        statement = LIST.format(conditions=_conditions(given, LISTED))
-        return _stored(await self._database.rows(statement, **given, limit=limit))
+    async def payload(self, message_id: UUID) -> str:
+        """One message's payload, as JSON text. Raises :class:`NotFound`."""
+        payload: str | None = await self._database.scalar(PAYLOAD, id=message_id)
+        if payload is None:
+            raise NotFound(f"there is no message {message_id}")
+        return payload
 
-    async def errors(self, instance: str, *, limit: int) -> Sequence[ErrorCount]:
-        """An account's errors by count."""
-        rows = await self._database.rows(ERRORS, instance=instance, limit=limit)
+    async def list(
+        self,
+        instance: str | None = None,
+        *,
+        chat_id: str | None = None,
+        status: str | None = None,
+        after: StoredMessage | None = None,
+        oldest_first: bool = False,
+        limit: int,
+    ) -> list[StoredMessage]:
+        """Messages by arrival (``created_at``, then ``seq``), newest first; ``after`` is the last one seen."""
+        given = _given(instance=instance, chat_id=chat_id)
+        if after is not None:
+            given |= {"after": after.created_at, "after_seq": after.seq}
+        statuses = _STATUSES if status is None else [status]
+        statement = list_statement(frozenset(given), oldest_first=oldest_first)
+        return _stored(await self._database.rows_by_own_plan(statement, statuses=statuses, limit=limit, **given))
+
+    async def errors(
+        self, instance: str | None = None, *, limit: int, look_at: int = ERRORS_LOOKED_AT
+    ) -> Sequence[ErrorCount]:
+        """Errors by count, among the newest ``look_at`` messages of each state; of one account, or of all."""
+        given = _given(instance=instance)
+        rows = await self._database.rows_by_own_plan(
+            errors_statement(frozenset(given)), statuses=_STATUSES, look_at=look_at, limit=limit, **given
+        )
         return [ErrorCount(row.error, row.number, row.last_seen_at) for row in rows]
 
 
@@ -97,28 +126,54 @@ def _conditions(given: dict[str, object], known: Mapping[str, str]) -> str:
 _COLUMNS = ", ".join(StoredMessage.__dataclass_fields__)
 
 COUNTED = {"instance": "instance = %(instance)s", "client_id": "client_id = %(client_id)s"}
-LISTED = {
-    "instance": "instance = %(instance)s",
-    "chat_id": "chat_id = %(chat_id)s",
-    "status": "status = %(status)s",
-    "before_seq": "seq < %(before_seq)s",
-}
-
 COUNTS = """
 SELECT status, count(*) AS number FROM message_queue_items WHERE {conditions} GROUP BY status
 """
 
 GET = f"SELECT {_COLUMNS} FROM message_queue_items WHERE id = %(id)s"  # noqa: S608 - a constant of this file
 
-LIST = f"""
-SELECT {_COLUMNS} FROM message_queue_items WHERE {{conditions}} ORDER BY seq DESC LIMIT %(limit)s
-"""  # noqa: S608 - a constant of this file
+PAYLOAD = "SELECT payload::text FROM message_queue_items WHERE id = %(id)s"
 
-ERRORS = """
-SELECT split_part(error, E'\\n', 1) AS error, count(*) AS number, max(updated_at) AS last_seen_at
-FROM message_queue_items
-WHERE instance = %(instance)s AND error IS NOT NULL
-GROUP BY 1
-ORDER BY count(*) DESC, 1
-LIMIT %(limit)s
-"""
+_FILTERS = {
+    "instance": "AND i.instance = %(instance)s",
+    "chat_id": "AND i.chat_id = %(chat_id)s",
+    "after": "AND (i.created_at, i.seq) {beyond} (%(after)s, %(after_seq)s)",
+}
+
+
+def _newest(columns: str, given: frozenset[str], *, limit: str, oldest_first: bool = False) -> str:
+    """Each state's first rows in the order of arrival, read from the end of an index: never the whole table."""
+    direction, beyond = ("ASC", ">") if oldest_first else ("DESC", "<")
+    filters = " ".join(words.format(beyond=beyond) for name, words in _FILTERS.items() if name in given)
+    return f"""
+    unnest(CAST(%(statuses)s AS text[])) AS one(status) CROSS JOIN LATERAL (
+        SELECT {columns} FROM message_queue_items i
+        WHERE i.status = one.status {filters}
+        ORDER BY i.created_at {direction}, i.seq {direction}
+        LIMIT {limit}
+    ) AS found
+    """  # noqa: S608 - built from constants of this file
+
+
+@cache
+def list_statement(given: frozenset[str], *, oldest_first: bool) -> str:
+    """The statement for these filters."""
+    direction = "ASC" if oldest_first else "DESC"
+    return f"""
+    SELECT found.* FROM {_newest(_COLUMNS, given, limit="%(limit)s", oldest_first=oldest_first)}
+    ORDER BY found.created_at {direction}, found.seq {direction}
+    LIMIT %(limit)s
+    """  # noqa: S608 - built from constants of this file
+
+
+@cache
+def errors_statement(given: frozenset[str]) -> str:
+    """The statement for these filters."""
+    return f"""
+    SELECT split_part(found.error, E'\\n', 1) AS error, count(*) AS number, max(found.updated_at) AS last_seen_at
+    FROM {_newest("error, updated_at", given, limit="%(look_at)s")}
+    WHERE found.error IS NOT NULL
+    GROUP BY 1
+    ORDER BY count(*) DESC, 1
+    LIMIT %(limit)s
+    """  # noqa: S608 - built from constants of this file

@@ -38,8 +38,13 @@ class Row:
     cancel_requested: bool = False
     error: str | None = None
     provider_id: str | None = None
-    created_long_ago: bool = False
+    aged: int = 0
     ended_long_ago: bool = False
+
+    @property
+    def created_long_ago(self) -> bool:
+        """Whether its days went by; the one with the highest ``aged`` was the last."""
+        return self.aged > 0
 
     def end(self, status: str) -> None:
         assert self.status not in FINAL, "nothing leaves a final state"

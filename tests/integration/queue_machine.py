@@ -350,7 +350,8 @@ class QueueMachine(RuleBasedStateMachine):
         if not self.model.rows:
             return
         row = list(self.model.rows.values())[pick % len(self.model.rows)]
-        row.created_long_ago, row.ended_long_ago = True, row.status in FINAL
+        row.aged = 1 + max(other.aged for other in self.model.rows.values())
+        row.ended_long_ago = row.status in FINAL
         ago = "clock_timestamp() - interval '8 days'"
         ended = f", processed_at = {ago}" if row.ended_long_ago else ""
         await self._change(f"created_at = {ago}{ended}", row)
@@ -399,7 +400,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     @deed("others", account=SOME_ACCOUNT)
     async def look(self, account: str) -> None:
-        rows = sorted((r for r in self.model.rows.values() if r.chat.instance == account), key=lambda r: -r.seq)
+        rows = [row for row in self.model.rows.values() if row.chat.instance == account]
+        rows.sort(key=lambda row: (row.created_long_ago, -row.aged, -row.seq))
         assert await self.queue.get_stats(account) == QueueStats(**self.model.counts(account))
         assert await self.queue.get_stats(account, 7) == QueueStats(**self.model.counts(account, 7))
         listed = await self.queue.list(account)

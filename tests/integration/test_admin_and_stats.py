@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from uuid import uuid4
 
 import pytest
@@ -48,11 +49,21 @@ async def test_cancel_pending_goes_by_age_and_account(store: Store) -> None:
     old, young, other = await put(store, "a"), await put(store, "b"), await put(store, "c", instance="other")
     for message in (old, other):
         await change(store, message, "created_at = created_at - interval '2 hours'")
-    dropped = await store.admin.cancel_pending(INSTANCE, older_than_seconds=3600)
+    moment = await store.admin.time_ago(3600)
+    dropped = await store.admin.cancel_pending(INSTANCE, created_before=moment)
     assert [d.id for d in dropped] == [old]
     assert (await row(store, young)).status == "PENDING"
     assert (await row(store, other)).status == "PENDING"
-    assert await store.admin.cancel_pending(INSTANCE, older_than_seconds=3600) == []
+    assert await store.admin.cancel_pending(INSTANCE, created_before=moment) == []
+
+
+async def test_cancel_pending_may_keep_to_one_chat(store: Store) -> None:
+    mine, other = await put(store, "a"), await put(store, "b")
+    now = await store.admin.time_ago(0)
+    later = await put(store, "a")
+    dropped = await store.admin.cancel_pending(INSTANCE, chat_id="a", created_before=now)
+    assert [d.id for d in dropped] == [mine]
+    assert [(await row(store, message)).status for message in (other, later)] == ["PENDING", "PENDING"]
 
 
 async def finished(store: Store, status: str, *, days_ago: float, instance: str = INSTANCE) -> None:
@@ -116,12 +127,36 @@ async def test_counts_are_always_all_five_and_by_client(store: Store) -> None:
 
 async def test_list_pages_newest_first_with_filters(store: Store) -> None:
     messages = [await put(store, f"c{n % 2}") for n in range(6)]
-    first = await store.stats.list(INSTANCE, chat_id=None, status=None, before_seq=None, limit=4)
-    rest = await store.stats.list(INSTANCE, chat_id=None, status=None, before_seq=first[-1].seq, limit=4)
-    assert [m.id for m in [*first, *rest]] == messages[::-1]
-    even = await store.stats.list(INSTANCE, chat_id="c0", status="PENDING", before_seq=None, limit=9)
-    assert [m.id for m in even] == messages[4::-2]
+    await store.admin.cancel(messages[2])
+    await settle(store, await claim(store, "c1"))
+    first = await store.stats.list(INSTANCE, limit=4)
+    rest = await store.stats.list(INSTANCE, after=first[-1], limit=4)
+    assert [m.id for m in [*first, *rest]] == messages[::-1], "whatever their states"
+    even = await store.stats.list(INSTANCE, chat_id="c0", status="PENDING", limit=9)
+    assert [m.id for m in even] == [messages[4], messages[0]]
     assert not hasattr(first[0], "payload")
+
+
+async def test_list_of_all_accounts_oldest_first(store: Store) -> None:
+    messages = [await put(store, instance=name) for name in ("shop", "other", "shop")]
+    first = await store.stats.list(oldest_first=True, limit=2)
+    rest = await store.stats.list(oldest_first=True, after=first[-1], limit=2)
+    assert [m.id for m in [*first, *rest]] == messages
+
+
+async def test_rows_of_one_moment_are_listed_once(store: Store) -> None:
+    messages = [await put(store) for _ in range(5)]
+    for message in messages:
+        await change(store, message, "created_at = '2026-01-01Z'")
+    first = await store.stats.list(limit=3)
+    assert [m.id for m in [*first, *await store.stats.list(after=first[-1], limit=3)]] == messages[::-1]
+
+
+async def test_a_payload_is_told_when_asked_for(store: Store) -> None:
+    message = await put(store, payload={"text": "Olá"})
+    assert json.loads(await store.stats.payload(message)) == {"text": "Olá"}
+    with pytest.raises(NotFound):
+        await store.stats.payload(uuid4())
 
 
 async def test_errors_are_counted_by_their_first_line(store: Store) -> None:
@@ -129,6 +164,17 @@ async def test_errors_are_counted_by_their_first_line(store: Store) -> None:
         await put(store, name)
         await settle(store, await claim(store, name), Settlement.failed(0.0, error))
     assert [(e.error, e.count) for e in await store.stats.errors(INSTANCE, limit=9)] == [("Boom: x", 2), ("Other", 1)]
+    assert await store.stats.errors("nobody", limit=9) == []
+
+
+async def test_errors_are_counted_among_the_newest_of_each_state(store: Store) -> None:
+    for name in "abc":
+        await put(store, name)
+        await settle(store, await claim(store, name), Settlement.failed(0.0, name))
+    await put(store, "d")
+    await settle(store, await claim(store, "d"), Settlement.retry(0.0, 9.0, "d"))
+    found = await store.stats.errors(limit=9, look_at=2)
+    assert [e.error for e in found] == ["b", "c", "d"]
 
 
 async def test_get_knows_a_message_or_says_not_found(store: Store) -> None:

@@ -21,7 +21,7 @@ from mqworker.broker import Broker, Entry, Finish
 from mqworker.devserver import RedisServer
 from mqworker.lifecycle import Settlement
 from mqworker.settings import Settings
-from mqworker.store import Store
+from mqworker.store import Store, StoredMessage, admin
 from mqworker.testing.waiting import eventually
 from tests.integration.rows import INSTANCE, change, claim, settle, sql
 from tests.integration.working import told
@@ -183,10 +183,11 @@ async def test_stats_are_always_all_five_and_may_be_one_clients(queue: MessageQu
 
 async def test_a_list_goes_backwards_page_by_page(queue: MessageQueue, store: Store) -> None:
     ids = [await enqueue(queue, f"c{n % 2}") for n in range(10)]
-    seen, before = [], None
-    while page := await queue.list(INSTANCE, before_seq=before, limit=3):
+    seen: list[UUID] = []
+    last: StoredMessage | None = None
+    while page := await queue.list(INSTANCE, after=last, limit=3):
         seen += [one.id for one in page]
-        before = page[-1].seq
+        last = page[-1]
     assert seen == ids[::-1]
     held = await claim(store, "c1")
     assert [one.id for one in await queue.list(INSTANCE, status="PROCESSING")] == [held.message.id]
@@ -261,6 +262,26 @@ async def test_cancel_pending_goes_by_age_and_account(queue: MessageQueue, store
     assert [(await queue.get(one)).status for one in (old, young, foreign)] == ["CANCELLED", "PENDING", "PENDING"]
 
 
+async def test_cancel_pending_without_an_age_takes_all_that_waits(
+    queue: MessageQueue, store: Store, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "BATCH", 2)
+    for name in "aaab":
+        await enqueue(queue, name)
+    await queue.enqueue(INSTANCE, 7, "c", HI, scheduled_at=datetime.now(UTC) + timedelta(hours=1))
+    held = await claim(store, "b")
+    assert await queue.cancel_pending(INSTANCE, chat_id="a") == 3
+    assert await announced(queue, broker) == {"b"}
+    assert await queue.cancel_pending(INSTANCE) == 1
+    assert (await queue.get(held.message.id)).status == "PROCESSING"
+
+
+async def test_a_payload_is_told_when_asked_for(queue: MessageQueue) -> None:
+    assert await queue.payload(await enqueue(queue)) == HI
+    with pytest.raises(NotFound):
+        await queue.payload(uuid4())
+
+
 async def test_cleaning_deletes_what_ended_long_ago(queue: MessageQueue, store: Store) -> None:
     for name in "abc":
         await enqueue(queue, name)
@@ -272,6 +293,19 @@ async def test_cleaning_deletes_what_ended_long_ago(queue: MessageQueue, store: 
     assert await queue.clean_old_messages("other") == 0
     assert await queue.clean_old_messages(INSTANCE) == 2
     assert (await queue.get(waiting)).status == "PENDING", "what waits is never cleaned"
+
+
+async def test_cleaning_all_accounts_leaves_those_with_a_retention_of_their_own(
+    queue: MessageQueue, store: Store
+) -> None:
+    await queue.schedule_cleanup("own", 6, 30)
+    for account in (INSTANCE, "other", "own"):
+        await queue.enqueue(account, 7, "a", HI)
+    ago = "now() - interval '8 days'"
+    ended = f"UPDATE message_queue_items SET status = 'FAILED', created_at = {ago}, processed_at = {ago} RETURNING 1"
+    await sql(store, ended)
+    assert await queue.clean_old_messages(None) == 2
+    assert (await queue.get_stats("own")).failed == 1
 
 
 async def test_a_scheduled_cleanup_is_kept_in_the_database(queue: MessageQueue, store: Store) -> None:

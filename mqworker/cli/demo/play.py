@@ -18,6 +18,7 @@ from mqworker.cli.talk import say
 from mqworker.message import QueueStats
 from mqworker.queue import MessageQueue
 from mqworker.settings import Settings
+from mqworker.store import StoredMessage
 from mqworker.testing.gateway import now
 from mqworker.testing.history import History
 from mqworker.testing.verdict import Expected, judge
@@ -137,10 +138,10 @@ class Play:
 
 async def _statuses(queue: MessageQueue, instance: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
-    before: int | None = None
-    while page := await queue.list(instance, before_seq=before, limit=1000):
+    last: StoredMessage | None = None
+    while page := await queue.list(instance, after=last, limit=1000):
         found += [(str(message.id), message.status) for message in page]
-        before = page[-1].seq
+        last = page[-1]
     return found
 
 
