@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from mqworker.errors import StorageReadOnly
 from mqworker.store.database import Database
@@ -51,9 +53,13 @@ class Monitor:
         In pages: to count a million rows in one statement would hold vacuum back for as long as that takes.
         """
         rows = await self._database.rows(BACKLOG, after=after.created_at, after_seq=after.seq, limit=limit)
-        accounts = [AccountBacklog(row.instance, row.due, row.later, row.oldest_due_seconds) for row in rows]
-        is_last = sum(one.due + one.later for one in accounts) < limit
-        return BacklogPage(accounts, None if is_last else Place(rows[0].end_at, rows[0].end_seq))
+        accounts = [AccountBacklog(row.name, row.due, row.later, row.oldest_due_seconds) for row in rows]
+        return BacklogPage(accounts, page_end(rows, limit))
+
+
+def page_end(rows: Sequence[Any], limit: int) -> Place | None:
+    """Where the next page begins."""
+    return Place(rows[0].end_at, rows[0].end_seq) if rows and rows[0].looked_at == limit else None
 
 
 # The look at a table of ours tells a database that has none.
@@ -61,21 +67,30 @@ CHECK = """
 SELECT current_setting('transaction_read_only') FROM (SELECT count(*) FROM message_queue_duties) ours
 """
 
-BACKLOG = """
-WITH page AS MATERIALIZED (
-    SELECT instance, created_at, seq, GREATEST(created_at, scheduled_at, available_at) AS due_at
-    FROM message_queue_items
-    WHERE status = 'PENDING' AND (created_at, seq) > (%(after)s, %(after_seq)s)
-    ORDER BY created_at, seq
-    LIMIT %(limit)s
-),
-place AS (
-    SELECT created_at AS end_at, seq AS end_seq FROM page ORDER BY created_at DESC, seq DESC LIMIT 1
-)
-SELECT instance, end_at, end_seq,
-       count(*) FILTER (WHERE due_at <= statement_timestamp()) AS due,
-       count(*) FILTER (WHERE due_at > statement_timestamp()) AS later,
-       GREATEST(date_part('epoch', statement_timestamp() - min(due_at)), 0) AS oldest_due_seconds
-FROM page CROSS JOIN place
-GROUP BY instance, end_at, end_seq
-"""
+
+def backlog_by(name: str, whose: str = "true") -> str:
+    """Count a page of what waits; a page with none of those asked for is one row without a name."""
+    return f"""
+    WITH page AS MATERIALIZED (
+        SELECT instance, chat_id, created_at, seq, GREATEST(created_at, scheduled_at, available_at) AS due_at
+        FROM message_queue_items
+        WHERE status = 'PENDING' AND (created_at, seq) > (%(after)s, %(after_seq)s)
+        ORDER BY created_at, seq
+        LIMIT %(limit)s
+    ),
+    place AS (
+        SELECT created_at AS end_at, seq AS end_seq, (SELECT count(*) FROM page) AS looked_at
+        FROM page ORDER BY created_at DESC, seq DESC LIMIT 1
+    ),
+    counted AS (
+        SELECT {name} AS name,
+               count(*) FILTER (WHERE due_at <= statement_timestamp()) AS due,
+               count(*) FILTER (WHERE due_at > statement_timestamp()) AS later,
+               GREATEST(date_part('epoch', statement_timestamp() - min(due_at)), 0) AS oldest_due_seconds
+        FROM page WHERE {whose} GROUP BY 1
+    )
+    SELECT * FROM place LEFT JOIN counted ON true
+    """  # noqa: S608 - built from constants of this room
+
+
+BACKLOG = backlog_by("instance")

@@ -5,7 +5,7 @@ Short statements on purpose: one long one would hold back vacuum for as long as 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -62,6 +62,10 @@ class Pages:
         rows = await self._database.rows(INSTANCE_PAGE, instance=instance, chat_id=chat_id, seq=seq, limit=limit)
         return [_waiting(row) for row in rows]
 
+    async def of_ids(self, ids: Iterable[UUID]) -> list[Waiting]:
+        """Those of the messages that wait still."""
+        return [_waiting(row) for row in await self._database.rows(BY_IDS, ids=list(ids))]
+
     async def window_start(self, *, window_seconds: float) -> Place:
         """Where a look at recent rows begins: before the window and before any transaction still open began.
 
@@ -108,6 +112,10 @@ SELECT {_COLUMNS} FROM message_queue_items
 WHERE instance = %(instance)s AND status = 'PENDING' AND (chat_id, seq) > (%(chat_id)s, %(seq)s)
 ORDER BY chat_id, seq
 LIMIT %(limit)s
+"""  # noqa: S608 - a constant of this file
+
+BY_IDS = f"""
+SELECT {_COLUMNS} FROM message_queue_items WHERE id = ANY(CAST(%(ids)s AS uuid[])) AND status = 'PENDING'
 """  # noqa: S608 - a constant of this file
 
 # Sessions of other roles hide their xact_start without pg_read_all_stats: then only ours are looked back to, and
