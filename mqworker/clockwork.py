@@ -185,6 +185,22 @@ class Clockwork:
         """Fill Redis unless one worker did so within the last minute and it still knows."""
         return await self._do("rebuild", self._sweeps.rebuild, every_seconds=REBUILD_EVERY_SECONDS)
 
+    async def rebuild_now(self) -> int | None:
+        """Fill Redis, whatever it knows; return how many messages wait, ``None`` where another is at it already.
+
+        Raises :class:`BrokerUnavailable` where Redis is away, or keeps losing its memory.
+        """
+        counts: list[int] = []
+
+        async def rebuild() -> None:
+            count = await self._sweeps.rebuild()
+            if count is None:
+                raise BrokerUnavailable("Redis keeps losing its memory")
+            counts.append(count)
+
+        await self._do("rebuild", rebuild, every_seconds=RETURN_EVERY_SECONDS, now=True)
+        return counts[0] if counts else None
+
     async def _rebuilder(self) -> None:
         await self._quietly("rebuild", self.rebuild_at_start())
         while True:

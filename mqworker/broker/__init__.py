@@ -2,6 +2,7 @@
 
 from mqworker.broker.broker import Broker, Entry, Finish, Lease, Leased, Taken
 from mqworker.broker.connection import BrokerUnavailable, connection_options
+from mqworker.broker.inspection import Inspection, ServerFacts
 from mqworker.broker.keys import Keys
 from mqworker.broker.wake import Wake
 
@@ -10,9 +11,11 @@ __all__ = [
     "BrokerUnavailable",
     "Entry",
     "Finish",
+    "Inspection",
     "Keys",
     "Lease",
     "Leased",
+    "ServerFacts",
     "Taken",
     "Wake",
     "connection_options",

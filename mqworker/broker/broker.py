@@ -229,6 +229,21 @@ class Broker:
             with translated_errors():
                 await self.servers.run(calls, [self._point((entry.chat.instance for entry in entries), wake=True)])
 
+    async def unknown(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Those of the waiting messages that no lease would come upon."""
+        parts = list(_by_instance(entries, lambda entry: entry.chat.instance))
+        calls: list[Call | Plain] = []
+        for instance, part in parts:
+            words = [w for e in part for w in (encode(e.chat.chat_id), str(e.seq), str(e.id), e.priority)]
+            calls += [self._many("unknown", instance, words), Plain(("ZSCORE", self.keys.instances, instance))]
+        with translated_errors():
+            replies = await run(self.redis, calls)
+        unknown: list[Entry] = []
+        for (_, part), places, due in zip(parts, replies[::2], replies[1::2], strict=True):
+            # Of an account that is not due ever, no chat is looked at.
+            unknown += part if due is None or math.isinf(due) else [part[place] for place in places]
+        return unknown
+
     async def sweep_instances(self) -> int:
         """Remove the accounts in which nothing waits."""
         removed: int = await self._one("ZREMRANGEBYSCORE", self.keys.instances, "+inf", "+inf")

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from mqworker import clockwork as module
-from mqworker.broker import Broker
+from mqworker.broker import Broker, BrokerUnavailable
 from mqworker.clockwork import Clockwork
 from mqworker.settings import Settings
 from mqworker.store import Store
@@ -101,6 +101,33 @@ async def test_of_many_workers_that_start_one_rebuilds(
     clockworks = [new_clockwork(f"w{n}")[0] for n in range(4)]
     assert sum(await asyncio.gather(*(one.rebuild_at_start() for one in clockworks))) == 1
     assert done == ["rebuild"]
+
+
+async def test_a_rebuild_that_is_asked_for_runs_at_once_but_not_beside_another(
+    new_clockwork: Callable[..., tuple[Clockwork, Counted]], store: Store, broker: Broker
+) -> None:
+    await put(store)
+    clockwork, _ = new_clockwork("w1")
+    assert await clockwork.rebuild_now() == 1
+    assert await clockwork.rebuild_now() == 1, "whatever Redis knows"
+    assert await known(broker) == {"a"}
+    assert await store.duties.take("rebuild", every_seconds=0, hold_seconds=30, now=True)
+    assert await clockwork.rebuild_now() is None
+
+
+async def test_a_rebuild_that_is_asked_for_says_when_it_could_not_be_done(
+    new_clockwork: Callable[..., tuple[Clockwork, Counted]], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clockwork, sweeps = new_clockwork("w1")
+
+    async def in_vain() -> None:
+        return None
+
+    monkeypatch.setattr(sweeps, "rebuild", in_vain)
+    with pytest.raises(BrokerUnavailable, match="keeps losing its memory"):
+        await clockwork.rebuild_now()
+    (duty,) = await store.inspection.duties()
+    assert (duty.held_seconds, duty.idle_seconds) == (0, None), "given back, and due"
 
 
 async def test_a_sweep_that_failed_is_due_at_once_and_the_others_go_on(
