@@ -192,11 +192,12 @@ class Clockwork:
         """
         counts: list[int] = []
 
-        async def rebuild() -> None:
+        async def rebuild() -> int:
             count = await self._sweeps.rebuild()
             if count is None:
                 raise BrokerUnavailable("Redis keeps losing its memory")
             counts.append(count)
+            return count
 
         await self._do("rebuild", rebuild, every_seconds=RETURN_EVERY_SECONDS, now=True)
         return counts[0] if counts else None

@@ -10,16 +10,21 @@ from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
 import typer
+from typer.core import TyperGroup, TyperOption
 
+from mqworker.cli.changing import changing
+from mqworker.cli.exits import Exit, exit_code
 from mqworker.cli.health import health
+from mqworker.cli.looking import looking
+from mqworker.cli.options import AsJson
 from mqworker.cli.talk import say
 from mqworker.errors import MqWorkerError
 
 app = typer.Typer(
     name="mqworker",
     help="A durable message queue for chat gateways: one message at a time per chat, in order, at a human pace.",
-    epilog="Settings come from the environment (MQWORKER_DATABASE_URL, MQWORKER_REDIS_URL, ...) and .env. "
-    "First time here? Try: mqworker demo",
+    epilog="Settings come from the environment (MQWORKER_DATABASE_URL, MQWORKER_REDIS_URL, ...) and .env; options, "
+    "too: MQWORKER_LIST_LIMIT is the --limit of list. First time here? Try: mqworker demo",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -28,29 +33,54 @@ app = typer.Typer(
 
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 ReadyMade = Literal["console", "webhook"]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 _debug = False
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit: 0 done, 1 an error (one line on stderr), 2 wrong usage, 130 Ctrl-C."""
+    """Run one command and exit, with one of the codes of :class:`Exit`; an error is one line on stderr."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 must not stop a command
     global _debug
     _debug = False
     try:
-        app(args=arguments, prog_name="mqworker")
+        command()(args=arguments, prog_name="mqworker")
     except MqWorkerError as error:
         if _debug:
             raise
         say(f"error: {error}")
+        sys.exit(exit_code(error))
     except Exception as error:
         if _debug:
             raise
         say(f"error: unexpected {type(error).__name__}: {error} (`mqworker --debug COMMAND` shows where)")
-    sys.exit(1)
+    sys.exit(Exit.FAILED)
+
+
+def command() -> TyperGroup:
+    """All commands, as Typer runs them."""
+    made = typer.main.get_command(app)
+    assert isinstance(made, TyperGroup)
+    for flag in made.get_params(typer.Context(made, **made.context_settings)):
+        # A flag without a default, as Typer's own are, makes it import pydantic: every --help took twice as long.
+        if flag.default is None:
+            flag.default = False
+    _name_variables(made.params, "MQWORKER")
+    for name, one in made.commands.items():
+        _name_variables(one.params, f"MQWORKER_{name}")
+    return made
+
+
+def _name_variables(parameters: Sequence[object], prefix: str) -> None:
+    """Give each option its environment variable: `list --limit` has MQWORKER_LIST_LIMIT.
+
+    Not those that end in one answer: who sets MQWORKER_VERSION means something else.
+    """
+    for option in parameters:
+        if isinstance(option, TyperOption) and option.expose_value and not option.is_eager:
+            option.envvar = option.envvar or f"{prefix}_{option.opts[0].strip('-')}".replace("-", "_").upper()
+            option.show_envvar = False  # the rule is told once
 
 
 def _print_version(wanted: bool) -> None:
@@ -65,7 +95,8 @@ def _print_version(wanted: bool) -> None:
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version),
     ] = False,
 ) -> None:
     global _debug
@@ -78,6 +109,7 @@ def demo(
         Path | None,
         typer.Argument(help="Messages as JSON lines (default: a sample of 6 chats).", metavar="FILE.jsonl"),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show the queue at work and check what it promises.
 
@@ -92,7 +124,7 @@ def demo(
     """
     from mqworker.cli.demo.command import show
 
-    raise typer.Exit(show(file))
+    raise typer.Exit(show(file, as_json=as_json))
 
 
 @app.command()
@@ -100,6 +132,7 @@ def dev(
     state_folder: Annotated[
         Path | None, typer.Option(help="Where the data lives (default: a folder of your user's).")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Start PostgreSQL and Redis for development, until Ctrl-C.
 
@@ -112,18 +145,21 @@ def dev(
     """
     from mqworker.cli.dev import serve
 
-    serve(state_folder)
+    serve(state_folder, as_json=as_json)
 
 
 @app.command()
 def worker(
     app: Annotated[
-        str | None, typer.Option(help="Your ExecutorRegistry as module:attribute (default: MQWORKER_APP).")
+        str | None,
+        typer.Option(envvar="MQWORKER_APP", help="Your ExecutorRegistry as module:attribute (default: MQWORKER_APP)."),
     ] = None,
     executor: Annotated[
         ReadyMade | None, typer.Option(help="A ready-made executor as the default one.", show_default=False)
     ] = None,
-    log_level: Annotated[Level, typer.Option(help="What to log.", case_sensitive=False)] = "INFO",
+    log_level: Annotated[
+        Level, typer.Option(metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR.", case_sensitive=False)
+    ] = "INFO",
     log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON lines.")] = False,
     migrate: Annotated[bool, typer.Option("--migrate", help="Bring the database's schema up first.")] = False,
 ) -> None:
@@ -147,6 +183,7 @@ def worker(
 def migrate(
     to: Annotated[str, typer.Option(metavar="REVISION", help="The revision to go to: an id, head or base.")] = "head",
     yes: Annotated[bool, typer.Option("--yes", help="Go down, too, although that deletes data.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Bring the database's schema up to date.
 
@@ -158,11 +195,12 @@ def migrate(
     """
     from mqworker.cli.migrate import go_to
 
-    go_to(to, may_delete=yes)
+    go_to(to, may_delete=yes, as_json=as_json)
 
 
 @app.command()
 def enqueue(
+    context: typer.Context,
     file: Annotated[
         str | None, typer.Argument(help="Messages as JSON lines; - reads standard input.", metavar="FILE|-")
     ] = None,
@@ -181,7 +219,7 @@ def enqueue(
     at: Annotated[str | None, typer.Option(metavar="TIME", help="Not before, such as 2030-01-31T09:00Z.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Store one message given by options, or many from JSON lines.
+    """Store one message by its options, or many from JSON lines.
 
     A line has the fields instance, client_id, chat_id, payload, and optionally message_id, is_group, executor,
     priority, max_retries, scheduled_at. Prints the id of one message, the count of many. A file is checked whole
@@ -199,27 +237,17 @@ def enqueue(
     if file is None:
         enqueue_one(options, as_json=as_json)
         return
-    if options != Options():
+    # The environment's are for single messages: they stand in nobody's way.
+    if any(_is_typed(context, name) for name in context.params.keys() - {"file", "as_json"}):
         raise typer.BadParameter("give a file or the options of one message, not both", param_hint="FILE")
     enqueue_lines(file, as_json=as_json)
 
 
-@app.command()
-def stats(
-    instance: Annotated[str, typer.Argument(help="The sending account.", metavar="INSTANCE")],
-    client_id: Annotated[int | None, typer.Option(help="Only this client's messages.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Count an account's messages by state.
-
-    \b
-    Example:
-      mqworker stats shop
-      mqworker stats shop --client-id 7 --json
-    """
-    from mqworker.cli.stats import count
-
-    count(instance, client_id, as_json=as_json)
+def _is_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
+app.add_typer(looking)
+app.add_typer(changing)
 app.command()(health)

@@ -8,38 +8,45 @@ from pathlib import Path
 
 from mqworker.cli.migrate import bring_up
 from mqworker.cli.running import ended_by_signals
-from mqworker.cli.talk import put, say
+from mqworker.cli.talk import put, put_json, say
 from mqworker.devserver import DevServerError, DevServers, default_state_folder
 from mqworker.settings import load_settings
 
 LOOK_PAUSE_SECONDS = 0.5
 
 
-def serve(state_folder: Path | None) -> None:
+def serve(state_folder: Path | None, *, as_json: bool) -> None:
     """Start the servers, migrate, say where they are, and wait to be told to stop."""
     with ended_by_signals():
         try:
-            _serve(state_folder or default_state_folder())
+            _serve(state_folder or default_state_folder(), as_json=as_json)
         except KeyboardInterrupt:
             # This is how it ends.
             say("stopped; the data is kept")
 
 
-def _serve(state_folder: Path) -> None:
+def _serve(state_folder: Path, *, as_json: bool) -> None:
     say("starting PostgreSQL and Redis ...")
     with DevServers(state_folder) as servers:
         # As the settings spell it: the driver is added there.
         settings = load_settings(database_url=servers.database_url, redis_url=servers.redis_url)
         bring_up(settings.database_url.get_secret_value())
+        _put_addresses(servers, as_json=as_json)
         _tell(servers)
         while True:
             _must_run(servers)
             time.sleep(LOOK_PAUSE_SECONDS)
 
 
+def _put_addresses(servers: DevServers, *, as_json: bool) -> None:
+    if as_json:
+        put_json({"database_url": servers.database_url, "redis_url": servers.redis_url})
+    else:
+        put(f"export MQWORKER_DATABASE_URL={shlex.quote(servers.database_url)}")
+        put(f"export MQWORKER_REDIS_URL={shlex.quote(servers.redis_url)}")
+
+
 def _tell(servers: DevServers) -> None:
-    put(f"export MQWORKER_DATABASE_URL={shlex.quote(servers.database_url)}")
-    put(f"export MQWORKER_REDIS_URL={shlex.quote(servers.redis_url)}")
     for name, server in (("PostgreSQL", servers.postgres), ("Redis", servers.redis)):
         if server is None:
             say(f"{name} is the one that the environment names; it was not started here")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from mqworker.cli.lines import Batch, LineRefused, Source, opened
 from mqworker.cli.running import run
-from mqworker.cli.talk import put
+from mqworker.cli.talk import put, put_json
 from mqworker.errors import Conflict, EnqueueUncertain, InvalidMessage, MqWorkerError
 from mqworker.message import Enqueued
 from mqworker.payload import parse_json_object
@@ -48,7 +47,7 @@ def enqueue_one(options: Options, *, as_json: bool) -> None:
     """Store one message and print its id."""
     enqueued = run(_enqueue(_arguments(options)))
     if as_json:
-        put(json.dumps({**asdict(enqueued), "id": str(enqueued.id)}))
+        put_json(asdict(enqueued))
     else:
         put(str(enqueued.id))
 
@@ -94,7 +93,7 @@ def enqueue_lines(path: str, *, as_json: bool) -> None:
     with opened(path) as source:
         tally = run(_store(source, settings))
     if as_json:
-        put(json.dumps({"stored": tally.stored, "repeats": tally.repeats}))
+        put_json({"stored": tally.stored, "repeats": tally.repeats})
     else:
         put(str(tally))
 

@@ -9,7 +9,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import create_engine, pool
 
-from mqworker.cli.talk import put
+from mqworker.cli.talk import put, put_json
 from mqworker.errors import ConfigError, SchemaBehind
 from mqworker.migrate import downgrade, newest_revision, upgrade
 from mqworker.models import VERSION_TABLE
@@ -17,7 +17,7 @@ from mqworker.settings import load_settings
 from mqworker.store import translated_errors
 
 
-def go_to(revision: str, *, may_delete: bool) -> None:
+def go_to(revision: str, *, may_delete: bool, as_json: bool) -> None:
     """Move the schema to ``revision`` and print from where to where."""
     database_url = load_settings().database_url.get_secret_value()
     if not database_url:
@@ -33,7 +33,11 @@ def go_to(revision: str, *, may_delete: bool) -> None:
             downgrade(database_url, target or "base")
     else:
         bring_up(database_url, target)
-    put(_story(before, current_revision(database_url)))
+    after = current_revision(database_url)
+    if as_json:
+        put_json({"before": before, "after": after, "head": after == newest_revision()})
+    else:
+        put(_story(before, after))
 
 
 def bring_up(database_url: str, revision: str = "head") -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 from mqworker.cli.running import run
-from mqworker.cli.talk import put
+from mqworker.cli.talk import put, put_json
 from mqworker.message import QueueStats
 from mqworker.queue import MessageQueue
 
@@ -15,7 +14,7 @@ def count(instance: str, client_id: int | None, *, as_json: bool) -> None:
     """Print the five counts of an account, or of one client's messages in it."""
     counts = asdict(run(_counts(instance, client_id)))
     if as_json:
-        put(json.dumps(counts))
+        put_json(counts)
         return
     width = max(len(str(number)) for number in counts.values())
     for state, number in counts.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from mqworker.broker import Broker
@@ -9,6 +11,7 @@ from mqworker.settings import Settings
 from mqworker.store import Store
 from mqworker.sweeps import Sweeps
 from tests.conftest import NewBroker, NewStore
+from tests.integration.commands import Mqworker, runner
 
 
 @pytest.fixture
@@ -34,3 +37,15 @@ def broker(new_broker: NewBroker) -> Broker:
 @pytest.fixture
 def sweeps(store: Store, broker: Broker, settings: Settings) -> Sweeps:
     return Sweeps(store, broker, settings)
+
+
+@pytest.fixture
+def mqworker(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Mqworker:
+    """Runs a command on this test's servers, in a folder without .env."""
+    for name in environment:
+        if name.startswith("MQWORKER_"):
+            monkeypatch.setenv(name, environment[name])
+    monkeypatch.chdir(tmp_path)
+    return runner(capsys)

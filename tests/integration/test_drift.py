@@ -15,6 +15,7 @@ from mqworker.drift import Drift, Found
 from mqworker.store import Store, Waiting
 from tests.integration.lanes import depth, entry, everything, ids, lease
 from tests.integration.rows import INSTANCE, change, chat, claim, put, row, settle
+from tests.integration.working import told
 
 AGREE = Found([], 0, all_seen=True)
 SOON = timedelta(hours=1)
@@ -27,7 +28,9 @@ def drift(store: Store, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Drif
 
 
 async def enqueue(queue: MessageQueue, chat_id: str = "a", **fields: object) -> UUID:
-    return (await queue.enqueue(INSTANCE, 7, chat_id, {}, **fields)).id  # type: ignore[arg-type]
+    answer = await queue.enqueue(INSTANCE, 7, chat_id, {}, **fields)  # type: ignore[arg-type]
+    await told(queue)
+    return answer.id
 
 
 def found(result: Found) -> tuple[set[UUID], int, bool]:
@@ -174,11 +177,11 @@ class TestBroker:
         assert [[str(one.id) for one in page] for page in pages] == [ids(*range(1, 101))]
 
     async def test_entries_come_back_as_they_were_announced(self, broker: Broker) -> None:
-        told = [entry(1, "a: {b}"), entry(2, "a: {b}", priority=-3), entry(3, "c", due_seconds=60, priority=9)]
-        await broker.announce(told)
+        announced = [entry(1, "a: {b}"), entry(2, "a: {b}", priority=-3), entry(3, "c", due_seconds=60, priority=9)]
+        await broker.announce(announced)
         read = [one async for page in Inspection(broker).entries() for one in page]
         assert {(one.chat, one.seq, one.id, one.priority) for one in read} == {
-            (one.chat, one.seq, one.id, one.priority) for one in told
+            (one.chat, one.seq, one.id, one.priority) for one in announced
         }
 
     async def test_how_redis_is_set_up(self, broker: Broker) -> None:

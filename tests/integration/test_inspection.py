@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from mqworker.store import DutyState, Store
-from tests.conftest import NewStore, execute
+from tests.conftest import NewStore
 from tests.integration.rows import change, claim, put, settle, sql
 
 
@@ -54,13 +54,6 @@ async def test_only_a_duty_that_is_held_too_long_is_freed(new_store: NewStore) -
     assert not await store.inspection.free_duty("other", held_longer_than_seconds=60)
     assert await store.inspection.free_duty("sweep", held_longer_than_seconds=60)
     assert await new_store("w2").duties.take("sweep", every_seconds=60, hold_seconds=30)
-
-
-async def test_a_role_that_may_only_read(new_store: NewStore, database_url: str) -> None:
-    assert not await new_store().inspection.is_read_only()
-    name = database_url.rsplit("/", 1)[1]
-    execute(database_url, f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
-    assert await new_store("w2").inspection.is_read_only()
 
 
 async def test_freed_duties_stay_due(store: Store) -> None:

@@ -3,24 +3,48 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+import typer
+from typer.core import TyperOption
 
-from mqworker import ConfigError, ExecutorRegistry, InvalidMessage, Message, load_settings
+from mqworker import (
+    ConfigError,
+    EnqueueUncertain,
+    ExecutorRegistry,
+    InvalidMessage,
+    Message,
+    NotFound,
+    StorageReadOnly,
+    StorageUnavailable,
+    load_settings,
+)
 from mqworker.cli import stats
-from mqworker.cli.app import app, main
-from mqworker.cli.enqueue import Options, _arguments
+from mqworker.cli.app import command as commands
+from mqworker.cli.app import main
+from mqworker.cli.enqueue import EnqueueStopped, Options, _arguments
+from mqworker.cli.exits import Exit, RedisAway
 from mqworker.cli.running import ended_by_signals
 from mqworker.cli.worker import chosen_executors
 from mqworker.executors import console
 from mqworker.settings import Settings
 
-COMMANDS = ["demo", "dev", "worker", "migrate", "enqueue", "stats", "health"]
+COMMANDS = [
+    *("demo", "dev", "worker", "migrate", "enqueue", "health"),
+    *("stats", "list", "show", "errors", "top", "doctor"),
+    *("cancel", "cancel-pending", "clear", "clean", "rebuild"),
+]
+# What takes a second, or a server, to import: no help needs it.
+HEAVY = {"sqlalchemy", "sqlmodel", "alembic", "psycopg", "redis", "arq", "httpx", "pydantic", "rich", "asyncio"}
 
 
 async def send(message: Message) -> None: ...
@@ -47,32 +71,158 @@ def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int
     return int(str(ended.value.code)), captured.out, captured.err
 
 
+def shown(*arguments: str) -> str:
+    """What a command prints before it exits with 0."""
+    printed = StringIO()
+    with redirect_stdout(printed), pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+    return printed.getvalue()
+
+
+def examples(name: str) -> list[list[str]]:
+    """The examples in a command's help, as words."""
+    lines = shown(name, "--help").split("Example:\n")[1].split("\n\n")[0].splitlines()
+    return [shlex.split(re.sub(r"^.*\||>.*$", "", line)) for line in lines]
+
+
 class TestHelp:
-    @pytest.mark.parametrize("command", COMMANDS)
-    def test_every_command_shows_an_example(self, command: str) -> None:
-        result = CliRunner().invoke(app, [command, "--help"])
-        assert result.exit_code == 0
-        assert f"Example:\n    mqworker {command}" in result.output
-        assert max(map(len, result.output.splitlines())) <= 80
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_every_command_shows_examples_that_it_takes(self, name: str) -> None:
+        output = shown(name, "--help")
+        assert f"Example:\n    mqworker {name}" in output
+        assert max(map(len, output.splitlines())) <= 80
+        for program, command, *arguments in examples(name):
+            assert (program, command) == ("mqworker", name)
+            made = commands().commands[name]
+            assert made.make_context(name, arguments).command is made
 
     def test_no_command_is_cut_short_in_the_list(self) -> None:
-        output = CliRunner().invoke(app, ["--help"]).output
+        output = shown("--help")
         listed = output.split("Commands:")[1].split("Settings come")[0]
         assert [line.split()[0] for line in listed.strip().splitlines()] == COMMANDS
         assert "..." not in listed
 
-    def test_help_imports_nothing_heavy(self) -> None:
+    def test_no_help_imports_anything_heavy(self) -> None:
         code = (
             "import sys, mqworker.cli\n"
-            "try: mqworker.cli.main(['--help'])\n"
-            "except SystemExit: pass\n"
-            "print(sorted({'sqlalchemy', 'arq', 'pydantic', 'alembic', 'rich', 'redis'} & set(sys.modules)))"
+            f"for arguments in (['--help'], *([name, '--help'] for name in {COMMANDS})):\n"
+            "    try: mqworker.cli.main(arguments)\n"
+            "    except SystemExit as ended: assert ended.code == 0\n"
+            f"print(sorted({HEAVY} & set(sys.modules)))"
         )
         output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         assert output.splitlines()[-1] == "[]"
 
     def test_version(self) -> None:
-        assert CliRunner().invoke(app, ["--version"]).output.startswith("mqworker 0.")
+        assert shown("--version").startswith("mqworker 0.")
+
+
+def options() -> dict[str, TyperOption]:
+    """Every option by its environment variable's name, but those that only print something and exit."""
+    root = commands()
+    made = {"MQWORKER": root, **{f"MQWORKER_{name}": one for name, one in root.commands.items()}}
+    return {
+        f"{prefix}_{option.opts[0]}".replace("--", "").replace("-", "_").upper(): option
+        for prefix, command in made.items()
+        for option in command.params
+        if isinstance(option, TyperOption) and option.expose_value and option.name not in ("version", "help")
+    }
+
+
+class TestVariables:
+    def test_every_option_has_one_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        context = typer.Context(commands())
+        for name, option in options().items():
+            wanted = "MQWORKER_APP" if name == "MQWORKER_WORKER_APP" else name
+            monkeypatch.setenv(wanted, "a value of its own")
+            assert option.resolve_envvar_value(context) == "a value of its own", wanted
+            monkeypatch.delenv(wanted)
+            assert option.resolve_envvar_value(context) is None
+
+    def test_none_stands_for_another_setting(self) -> None:
+        settings = {f"MQWORKER_{name.upper()}" for name in Settings.model_fields}
+        assert options().keys() & settings == set()
+
+    def test_a_flag(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MQWORKER_DEBUG", "1")
+        with pytest.raises(ConfigError):
+            main(["stats", "shop"])
+
+    def test_those_that_only_print_have_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("VERSION", "HELP", "INSTALL_COMPLETION", "SHOW_COMPLETION"):
+            monkeypatch.setenv(f"MQWORKER_{name}", "1.2.3")
+        assert "Commands:" in shown("--help")
+
+    def test_the_options_of_one_message_do_not_stand_in_a_files_way(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MQWORKER_ENQUEUE_INSTANCE", "shop")
+        code, _, err = fails(["enqueue", "file.jsonl"], capsys)
+        assert (code, "must be set" in err) == (1, True)
+
+
+class TestCompletion:
+    @pytest.mark.parametrize(
+        ("typed", "offered"),
+        [
+            ("mqworker can", {"cancel", "cancel-pending"}),
+            ("mqworker list --o", {"--oldest"}),
+            ("mqworker list --status f", {"FAILED"}),
+            ("mqworker doctor --", {"--fix", "--limit", "--json", "--help"}),
+        ],
+    )
+    def test_bash(self, typed: str, offered: set[str]) -> None:
+        asked = {"_MQWORKER_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+        answer = subprocess.run(
+            [sys.executable, "-m", "mqworker"], env=os.environ | asked, capture_output=True, text=True, check=True
+        )
+        assert set(answer.stdout.split()) == offered
+        assert answer.stderr == ""
+
+    def test_it_can_be_installed(self, tmp_path: Path) -> None:
+        shell = f"{sys.executable} -m mqworker --install-completion; exit $?"
+        ran = subprocess.run(
+            ["bash", "-c", shell], env=os.environ | {"HOME": str(tmp_path)}, capture_output=True, text=True
+        )
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert "_MQWORKER_COMPLETE=complete_bash" in (tmp_path / ".bash_completions" / "mqworker.sh").read_text()
+
+
+class TestExitCodes:
+    @pytest.mark.parametrize(
+        ("error", "code"),
+        [
+            (ConfigError("x"), Exit.FAILED),
+            (NotFound("x"), Exit.FAILED),
+            (EnqueueUncertain([]), Exit.FAILED),
+            (InvalidMessage("id", "x"), Exit.USAGE),
+            (StorageUnavailable("x"), Exit.AWAY),
+            (StorageReadOnly("x"), Exit.AWAY),
+            (RedisAway("x"), Exit.AWAY),
+        ],
+    )
+    def test_by_error(
+        self,
+        error: Exception,
+        code: Exit,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(stats, "count", refuse)
+        assert fails(["stats", "shop"], capsys) == (code, "", f"error: {error}\n")
+
+    def test_what_stopped_because_a_server_went_away(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stop(*_: object, **__: object) -> None:
+            raise EnqueueStopped("3 messages stored before it") from StorageUnavailable("x")
+
+        monkeypatch.setattr(stats, "count", stop)
+        assert fails(["stats", "shop"], capsys)[0] == Exit.AWAY
 
 
 class TestErrors:

@@ -144,7 +144,7 @@ class TestCommand:
     ) -> None:
         monkeypatch.setattr(command, "_forget_settings", lambda: None)
         monkeypatch.setattr(command, "_play", lambda _: Outcome(PLAN, ATTEMPTS, QueueStats(), problems, 9.0))
-        assert command.show(None) == code
+        assert command.show(None, as_json=False) == code
         assert bool(problems) == ("BROKEN" in capsys.readouterr().out)
 
     def test_a_bad_file_starts_nothing(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ class TestCommand:
         monkeypatch.setattr(command, "_play", start)
         (tmp_path / "bad.jsonl").write_text("{}")
         with pytest.raises(Exception, match=r"line 1: \w+: is required"):
-            command.show(tmp_path / "bad.jsonl")
+            command.show(tmp_path / "bad.jsonl", as_json=False)
 
     def test_the_users_settings_stay_out(self) -> None:
         dirty = {

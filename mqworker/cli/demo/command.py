@@ -8,10 +8,10 @@ from pathlib import Path
 
 from mqworker.cli.demo.plan import Planned, load
 from mqworker.cli.demo.play import Play
-from mqworker.cli.demo.report import Outcome, report
+from mqworker.cli.demo.report import Outcome, facts, report
 from mqworker.cli.migrate import bring_up
 from mqworker.cli.running import ended_by_signals, run
-from mqworker.cli.talk import say
+from mqworker.cli.talk import put_json, say
 from mqworker.devserver import DevServers
 from mqworker.settings import load_settings
 
@@ -19,7 +19,7 @@ from mqworker.settings import load_settings
 _KEPT = "MQWORKER_DEVSERVER"
 
 
-def show(file: Path | None) -> int:
+def show(file: Path | None, *, as_json: bool) -> int:
     """Run the demo; the exit code."""
     _forget_settings()
     with ended_by_signals() as ending:
@@ -29,7 +29,10 @@ def show(file: Path | None) -> int:
         except KeyboardInterrupt:
             say("stopped; nothing is left running")
             return ending.exit_code
-    report(outcome)
+    if as_json:
+        put_json(facts(outcome))
+    else:
+        report(outcome)
     return 1 if outcome.problems else 0
 
 

@@ -32,6 +32,13 @@ class Outcome:
     seconds: float
 
 
+def facts(outcome: Outcome) -> dict[str, object]:
+    """The same in short, for programs."""
+    problems = [{"kind": problem.kind, "text": str(problem)} for problem in outcome.problems[:MOST_PROBLEMS]]
+    counts = {**asdict(outcome.counts), "problems": len(outcome.problems)}
+    return {**counts, "first_problems": problems, "seconds": round(outcome.seconds, 1)}
+
+
 def report(outcome: Outcome, console: Console | None = None) -> None:
     """Print it to stdout."""
     console = console or Console(highlight=False, soft_wrap=False)
