@@ -151,6 +151,8 @@ class TestMigrate:
         assert up.stdout.startswith("nothing -> ")
         assert up.stdout.endswith(" (head)\n")
         assert migrate().stdout.startswith("already at head: ")
+        told = json.loads(migrate("--json").stdout)
+        assert (told["before"], told["head"]) == (told["after"], True)
         refused = migrate("--to", "base")
         assert refused.returncode == 2
         assert "deletes data: add --yes" in refused.stderr
@@ -251,8 +253,10 @@ class TestDev:
             assert json.loads(shell.stdout.splitlines()[-1])["pending"] == 1
             assert dev.end(number) == 0
             assert not [pid for pid in processes if is_alive(pid)]
-        with Running(command, clean_environment(), tmp_path) as again:
+        with Running([*command, "--json"], clean_environment(), tmp_path) as again:
             again.until("Ready.")
+            addresses = next(json.loads(line) for line in again.text.splitlines() if line.startswith("{"))
+            assert all(address in exports for address in addresses.values())
             shell = subprocess.run(
                 ["sh", "-ec", f"{exports}\n{sys.executable} -m mqworker stats shop --json"],
                 env=clean_environment(), capture_output=True, text=True, check=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -304,6 +305,21 @@ async def test_a_reader_sees_all_but_the_payload(guarded_postgres: GuardedPostgr
         with pytest.raises(ReadOnlySqlTransaction):
             reader.execute("CREATE ROLE more")
     assert every - seen == {"payload"}, "a new column is either shown to readers or named here"
+
+
+async def test_a_doctor_needs_no_more_than_a_worker(
+    guarded_redis: GuardedRedis, guarded_postgres: GuardedPostgres
+) -> None:
+    app = guarded_postgres.url_of("app")
+    async with MessageQueue(settings_of(app, "redis://127.0.0.1:1/0")) as queue:
+        await queue.enqueue(INSTANCE, 7, "chat", {"text": "hi"})
+    environment = process_environment(app, guarded_redis.url_of("mq_worker", "worker"))
+    command = [sys.executable, "-m", "mqworker", "doctor", "--fix", "--json"]
+    doctor = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (doctor.returncode, doctor.stderr) == (0, "")
+    found = {one["check"]: one["state"] for one in map(json.loads, doctor.stdout.splitlines())}
+    assert (found["redis"], found["memory"], found["missing"]) == ("ok", "fixed", "ok")
+    assert guarded_redis.client("admin").exists(f"mq:{{{INSTANCE}}}:ready")
 
 
 _COLUMNS = """

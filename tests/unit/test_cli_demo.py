@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from io import StringIO
 from pathlib import Path
@@ -146,6 +147,10 @@ class TestCommand:
         monkeypatch.setattr(command, "_play", lambda _: Outcome(PLAN, ATTEMPTS, QueueStats(), problems, 9.0))
         assert command.show(None, as_json=False) == code
         assert bool(problems) == ("BROKEN" in capsys.readouterr().out)
+        assert command.show(None, as_json=True) == code
+        told = json.loads(capsys.readouterr().out)
+        assert (told["problems"], told["completed"], told["seconds"]) == (len(problems), 0, 9.0)
+        assert [one["kind"] for one in told["first_problems"]] == ["lost"] * code
 
     def test_a_bad_file_starts_nothing(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         def start(_: Any) -> Outcome:
