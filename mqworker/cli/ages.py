@@ -8,7 +8,7 @@ from datetime import timedelta
 import typer
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_AGE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd])")
+_AGE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd])", re.ASCII)
 
 
 def parse_age(text: str, option: str) -> timedelta:

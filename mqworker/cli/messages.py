@@ -58,7 +58,8 @@ async def _pages(
             page = await queue.list(
                 instance, chat_id=chat, status=status, after=last, oldest_first=oldest_first, limit=asked
             )
-            yield page
+            if page or last is None:
+                yield page
             if len(page) < asked:
                 return
             last = page[-1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,7 +11,6 @@ from dataclasses import dataclass
 from mqworker.broker import Broker, BrokerUnavailable, Keys
 from mqworker.cli.exits import RedisAway
 from mqworker.clockwork import Clockwork
-from mqworker.runtime import worker_name
 from mqworker.settings import Settings, load_settings
 from mqworker.store import Store
 from mqworker.sweeps import Sweeps
@@ -31,7 +32,7 @@ class Rooms:
 async def opened_rooms() -> AsyncIterator[Rooms]:
     """Open them on the servers that the settings name. Raises :class:`RedisAway` where Redis fails what is done."""
     settings = load_settings().require_servers()
-    name = f"{worker_name()} (command line)"
+    name = f"command line at {socket.gethostname()}:{os.getpid()}"
     store = Store.open(settings, worker=name)
     broker = Broker(settings.redis_url.get_secret_value(), Keys(settings.key_prefix), owner=name)
     sweeps = Sweeps(store, broker, settings)
