@@ -21,7 +21,7 @@ def drawn(view: View, *, instance: str | None = None, trouble: str = "") -> list
 
 def many(number: int) -> list[Line]:
     return [
-        Line(f"account {n} with a name that is far too long for a terminal", 10**6, 10**6, 1e6, 1000, 9)
+        Line(f"account {n} with a name that is far too long for a terminal", 10**6, 0, 1e6, 1000, 9)
         for n in range(number)
     ]
 
@@ -43,9 +43,9 @@ def test_nothing_is_left_out_where_all_fits() -> None:
 
 
 def test_a_first_count_that_goes_on() -> None:
-    screen = drawn(View([Line("shop", 5, 3)], None))
+    screen = drawn(View([Line("shop", 3, 2)], None))
     assert "still counting" in screen[0]
-    assert screen[3].split() == ["shop", "5+", "3+", "0", "0"]
+    assert screen[3].split() == ["shop", "5+", "3+", "0s", "0", "0"]
 
 
 def test_one_accounts_chats() -> None:
