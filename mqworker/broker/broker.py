@@ -237,7 +237,7 @@ class Broker:
             words = [w for e in part for w in (encode(e.chat.chat_id), str(e.seq), str(e.id), e.priority)]
             calls += [self._many("unknown", instance, words), Plain(("ZSCORE", self.keys.instances, instance))]
         with translated_errors():
-            replies = await run(self.redis, calls)
+            replies = await self.servers.run(calls)
         unknown: list[Entry] = []
         for (_, part), places, due in zip(parts, replies[::2], replies[1::2], strict=True):
             # Of an account that is not due ever, no chat is looked at.

@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 from mqworker.broker.broker import Broker, Entry
 from mqworker.broker.connection import translated_errors
 from mqworker.broker.keys import InstanceKeys, decode
+from mqworker.broker.scripts import Plain
 from mqworker.message import ChatKey
 
 PAGE_MEMBERS = 50
@@ -20,10 +21,14 @@ LANE_ENTRIES = 100
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """How Redis is set up. ``stream_node_bytes`` is ``None`` where our user may not ask for it."""
+    """How the server that the URL names is set up.
+
+    ``is_lone_replica``: it takes no writes, and no cluster knows who does. ``stream_node_bytes`` is ``None`` where our
+    user may not ask for it.
+    """
 
     version: str
-    is_replica: bool
+    is_lone_replica: bool
     eviction_policy: str
     appendonly: bool
     stream_node_bytes: int | None
@@ -34,6 +39,7 @@ class Inspection:
 
     def __init__(self, broker: Broker) -> None:
         self._redis = broker.redis
+        self._servers = broker.servers
         self._keys = broker.keys
 
     async def facts(self) -> ServerFacts | None:
@@ -45,7 +51,7 @@ class Inspection:
                 return None
             return ServerFacts(
                 version=info["redis_version"],
-                is_replica=info["role"] != "master",
+                is_lone_replica=info["role"] != "master" and not info["cluster_enabled"],
                 eviction_policy=info["maxmemory_policy"],
                 appendonly=bool(info["aof_enabled"]),
                 stream_node_bytes=await self._stream_node_bytes(),
@@ -84,21 +90,21 @@ class Inspection:
 
     async def _range(self, key: str, start: int, end: int) -> list[str]:
         with translated_errors():
-            members: list[str] = await self._redis.zrange(key, start, end)
-            return members
+            (members,) = await self._servers.run([Plain(("ZRANGE", key, str(start), str(end)))])
+        return list(members)
 
     async def _in_lanes(self, instance: str, keys: InstanceKeys, chats: Sequence[str]) -> list[Entry]:
+        looks: list[Plain] = []
+        for chat in chats:
+            looks.append(Plain(("XRANGE", f"{keys.chat}{chat}:stream", "-", "+", "COUNT", str(LANE_ENTRIES))))
+            looks.append(Plain(("ZRANGE", f"{keys.chat}{chat}:sorted", "0", str(LANE_ENTRIES - 1), "WITHSCORES")))
         with translated_errors():
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                for chat in chats:
-                    pipeline.xrange(f"{keys.chat}{chat}:stream", count=LANE_ENTRIES)
-                    pipeline.zrange(f"{keys.chat}{chat}:sorted", 0, LANE_ENTRIES - 1, withscores=True)
-                replies: list[Any] = await pipeline.execute()
+            replies = await self._servers.run(looks)
         found: list[Entry] = []
         for chat, stream, rest in zip(chats, replies[::2], replies[1::2], strict=True):
             key = ChatKey(instance, decode(chat))
             found += [Entry(key, int(place.split("-")[0]), UUID(fields["id"])) for place, fields in stream]
-            found += [_sorted(key, member, -int(score)) for member, score in rest]
+            found += [_sorted(key, member, -int(score)) for member, score in zip(rest[::2], rest[1::2], strict=True)]
         return found
 
 

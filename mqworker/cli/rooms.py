@@ -34,7 +34,8 @@ async def opened_rooms() -> AsyncIterator[Rooms]:
     settings = load_settings().require_servers()
     name = f"command line at {socket.gethostname()}:{os.getpid()}"
     store = Store.open(settings, worker=name)
-    broker = Broker(settings.redis_url.get_secret_value(), Keys(settings.key_prefix), owner=name)
+    redis_url, keys = settings.redis_url.get_secret_value(), Keys(settings.key_prefix)
+    broker = Broker(redis_url, keys, owner=name, cluster=settings.redis_cluster)
     sweeps = Sweeps(store, broker, settings)
     try:
         yield Rooms(settings, store, broker, Clockwork(store, sweeps, Tally(), settings), sweeps)

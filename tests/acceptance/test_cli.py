@@ -165,8 +165,7 @@ class TestMigrate:
         result = mqworker("worker", "--executor", "console", MQWORKER_DATABASE_URL=empty)
         assert result.returncode == 1
         assert result.stderr.count("\n") == 1
-        assert result.stderr.startswith("error: the database schema is at nothing, this code needs ")
-        assert result.stderr.endswith(": run `mqworker migrate`\n")
+        assert result.stderr == "error: the database has not mqworker's tables, or older ones: run `mqworker migrate`\n"
         assert "run `mqworker migrate`" in mqworker("stats", "shop", MQWORKER_DATABASE_URL=empty).stderr
 
     def test_a_worker_that_is_told_to_migrate(self, empty: str, redis_url: str, tmp_path: Path) -> None:

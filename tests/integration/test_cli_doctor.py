@@ -16,6 +16,7 @@ from mqworker.store import Store
 from mqworker.sweeps import Sweeps
 from mqworker.tally import Tally
 from mqworker.testing.waiting import eventually
+from tests.cluster import RedisNodes
 from tests.conftest import NewStore, execute
 from tests.integration.commands import Mqworker, Ran
 from tests.integration.lanes import depth, entry, known
@@ -218,6 +219,17 @@ class TestServers:
         assert "allkeys-lru" in evicts["found"]
         assert "noeviction" in evicts["todo"]
         assert "4096 bytes" in wastes["found"]
+
+    async def test_a_cluster_that_is_not_said_to_be_one(
+        self, mqworker: Mqworker, redis_nodes: RedisNodes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MQWORKER_REDIS_URL", redis_nodes.url)
+        ran = await mqworker("doctor", "--json", code=Exit.FAILED)
+        assert list(states(ran)) == list(WELL)[:6], "nothing more is asked of it"
+        assert states(ran)["redis"] == "fail"
+        assert "MQWORKER_REDIS_CLUSTER" in told(ran, "redis")[0]
+        monkeypatch.setenv("MQWORKER_REDIS_CLUSTER", "1")
+        assert states(await mqworker("doctor", "--json", "--fix")) == WELL | {"memory": "fixed"}
 
     async def test_a_replica(self, mqworker: Mqworker, broker: Broker) -> None:
         await broker.redis.replicaof("127.0.0.1", 1)

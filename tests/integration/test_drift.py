@@ -13,6 +13,7 @@ from mqworker import drift as module
 from mqworker.broker import Broker, Entry, Finish, Inspection, Keys
 from mqworker.drift import Drift, Found
 from mqworker.store import Store, Waiting
+from tests.conftest import NewBroker
 from tests.integration.lanes import depth, entry, everything, ids, lease
 from tests.integration.rows import INSTANCE, change, chat, claim, put, row, settle
 from tests.integration.working import told
@@ -187,9 +188,23 @@ class TestBroker:
     async def test_how_redis_is_set_up(self, broker: Broker) -> None:
         facts = await Inspection(broker).facts()
         assert facts is not None
-        assert (facts.is_replica, facts.eviction_policy, facts.appendonly) == (False, "noeviction", False)
+        assert (facts.is_lone_replica, facts.eviction_policy, facts.appendonly) == (False, "noeviction", False)
         assert facts.stream_node_bytes == 256
         assert facts.version[0].isdigit()
+
+    async def test_on_a_cluster(self, new_cluster_broker: NewBroker) -> None:
+        broker = new_cluster_broker()
+        announced = [
+            entry(number, priority=number % 2, due_seconds=60 * (number % 3), instance=f"i{number}")
+            for number in range(1, 31)
+        ]
+        await broker.announce(announced)
+        read = [one async for page in Inspection(broker).entries() for one in page]
+        assert sorted(one.seq for one in read) == list(range(1, 31))
+        assert await broker.unknown([*announced, entry(99)]) == [entry(99)]
+        facts = await Inspection(broker).facts()
+        assert facts is not None
+        assert not facts.is_lone_replica
 
     @pytest.mark.parametrize("denied", ["info", "config|get"])
     async def test_what_our_user_may_not_ask_is_not_known(self, denied: str, broker: Broker, redis_url: str) -> None:

@@ -44,7 +44,7 @@ async def _examine(*, limit: int, fix: bool, as_json: bool) -> Exit:
 
 
 async def _findings(rooms: Rooms, *, limit: int) -> AsyncIterator[Finding]:
-    """All that can be found; what needs a server that is away, or tables that are not there, is left out."""
+    """All that can be found; what needs a server that is of no use, or tables that are not there, is left out."""
     yield servers.links(rooms)
     tables = True
     async for finding in servers.postgresql(rooms):
@@ -57,7 +57,7 @@ async def _findings(rooms: Rooms, *, limit: int) -> AsyncIterator[Finding]:
     redis = True
     async for finding in servers.redis(rooms):
         yield finding
-        redis = redis and finding.state != "away"
+        redis = redis and finding.state not in ("away", "fail")
     async for finding in _state(rooms, limit=limit, tables=tables, redis=redis):
         yield finding
 

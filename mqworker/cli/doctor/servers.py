@@ -70,7 +70,12 @@ async def redis(rooms: Rooms) -> AsyncIterator[Finding]:
     if facts is None:
         yield Finding("redis", "ok", "reachable; how it is set up our user may not ask")
         return
-    risks = list(_risks(facts))
+    try:
+        await rooms.broker.check()
+    except ConfigError as error:
+        yield Finding("redis", "fail", str(error))
+        return
+    risks = _risks(facts)
     for risk in risks:
         yield risk
     if not risks:
@@ -80,7 +85,7 @@ async def redis(rooms: Rooms) -> AsyncIterator[Finding]:
 
 def _risks(facts: ServerFacts) -> list[Finding]:
     risks = []
-    if facts.is_replica:
+    if facts.is_lone_replica:
         found = "is a replica, which takes no writes"
         risks.append(Finding("redis", "fail", found, "point MQWORKER_REDIS_URL at its master"))
     if facts.eviction_policy != SAFE_POLICY:
