@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -90,6 +91,16 @@ async def test_what_is_read_does_not_grow_with_the_table(full: Store) -> None:
 async def test_a_small_account_is_not_looked_for_in_the_whole_table(full: Store) -> None:
     statement = list_statement(frozenset({"instance"}), oldest_first=False)
     assert await rows_read(full, statement, statuses=STATUSES, limit=50, instance="small") <= 5 * 20
+
+
+async def test_lists_and_counts_are_planned_for_their_account(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = AsyncMock(return_value=[])
+    monkeypatch.setattr(store.database, "rows_by_own_plan", planned)
+    await store.stats.list("small", limit=50)
+    await store.stats.errors("small", limit=50)
+    await store.census("small").queued(None, limit=50)
+    await store.census("small").moving()
+    assert [call.kwargs["instance"] for call in planned.await_args_list] == ["small"] * 4
 
 
 async def test_who_plans_for_himself_does_so_for_one_statement(store: Store) -> None:

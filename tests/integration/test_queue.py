@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -21,7 +22,7 @@ from mqworker.broker import Broker, Entry, Finish
 from mqworker.devserver import RedisServer
 from mqworker.lifecycle import Settlement
 from mqworker.settings import Settings
-from mqworker.store import Store, StoredMessage, admin
+from mqworker.store import Dropped, Store, StoredMessage, admin
 from mqworker.testing.waiting import eventually
 from tests.integration.rows import INSTANCE, change, claim, settle, sql
 from tests.integration.working import told
@@ -274,6 +275,22 @@ async def test_cancel_pending_without_an_age_takes_all_that_waits(
     assert await announced(queue, broker) == {"b"}
     assert await queue.cancel_pending(INSTANCE) == 1
     assert (await queue.get(held.message.id)).status == "PROCESSING"
+
+
+async def test_cancel_pending_keeps_to_one_moment(queue: MessageQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin, "BATCH", 1)
+    for name in "ab":
+        await enqueue(queue, name)
+    drop = queue._drop
+
+    async def meanwhile(dropped: Sequence[Dropped]) -> None:
+        await enqueue(queue, "new")
+        await drop(dropped)
+
+    monkeypatch.setattr(queue, "_drop", meanwhile)
+    async with asyncio.timeout(10):
+        assert await queue.cancel_pending(INSTANCE) == 2
+    assert (await queue.get_stats(INSTANCE)).pending == 2
 
 
 async def test_a_payload_is_told_when_asked_for(queue: MessageQueue) -> None:
