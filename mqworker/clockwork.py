@@ -137,8 +137,11 @@ class Clockwork:
     async def _timer(self, duty: Duty) -> None:
         late = TIMER_AFTER_CRON if has_cron(duty.look_seconds) else 1.0
         while True:
-            await asyncio.sleep(self._looked_at[duty.name] + duty.look_seconds * late - _now())
-            await self._look_at(duty)
+            wait_seconds = self._looked_at[duty.name] + duty.look_seconds * late - _now()
+            if wait_seconds > 0:
+                await asyncio.sleep(wait_seconds)  # the cron may have looked meanwhile
+            else:
+                await self._look_at(duty)
 
     async def look(self) -> None:
         """Look at each sweep that this worker has not looked at for its period, and run those that are due."""

@@ -101,8 +101,13 @@ class Onward:
 
     def __init__(self) -> None:
         self._leases: deque[Lease] = deque()
+        self._taken = 0
         self._came = asyncio.Event()
         self.closed = False
+
+    def __len__(self) -> int:
+        """Those that wait, and those last taken."""
+        return len(self._leases) + self._taken
 
     def put(self, lease: Lease) -> None:
         self._leases.append(lease)
@@ -114,11 +119,16 @@ class Onward:
         self._came.set()
 
     async def take(self, limit: int) -> list[Lease]:
-        """At most ``limit``, as soon as there is one; none once it is closed and empty."""
+        """At most ``limit``, as soon as there is one; none once it is closed and empty.
+
+        Called again when those taken before are in flight, or are not.
+        """
+        self._taken = 0
         while not self._leases and not self.closed:
             self._came.clear()
             await self._came.wait()
-        return [self._leases.popleft() for _ in range(min(len(self._leases), limit))]
+        self._taken = min(len(self._leases), limit)
+        return [self._leases.popleft() for _ in range(self._taken)]
 
 
 class LeaseKeeper:

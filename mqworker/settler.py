@@ -62,7 +62,10 @@ class Settler:
             await self._came.wait()
             self._came.clear()
             while self._waiting:
-                batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH))]
+                # Half of all chats in play at most: while these are written the others are claimed and sent. All in one
+                # batch, few chats would go round in step, and each server and this process wait for the others.
+                most = min(BATCH, (len(self._flights) + len(self._onward)) // 2 + 1)
+                batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), most))]
                 await self._write(batch)
 
     async def _write(self, batch: list[tuple[Flight, Settlement]]) -> None:
