@@ -69,8 +69,12 @@ class Connections:
 
     async def _open(self) -> AsyncConnection[Any]:
         connection = await AsyncConnection.connect(**self._arguments, autocommit=True, row_factory=namedtuple_row)
-        if connection.prepare_threshold is not None:
-            await connection.execute(PREPARED)
+        try:
+            if connection.prepare_threshold is not None:
+                await connection.execute(PREPARED)
+        except BaseException:
+            await connection.close()
+            raise
         return connection
 
     async def _take_back(self, connection: AsyncConnection[Any]) -> None:
