@@ -229,11 +229,15 @@ class Clockwork:
 
     async def _refill(self) -> None:
         """Whoever noticed the loss first does it; for the others the mark of a rebuild is memory enough."""
-        if await self._sweeps.memory_is_whole() or await self._do(
-            "rebuild", self._sweeps.rebuild, every_seconds=RETURN_EVERY_SECONDS, now=True
-        ):
-            self._memory_lost = False
-        else:
+        self._memory_lost = False  # before it: a loss from here on is another one
+        filled = False
+        try:
+            filled = await self._sweeps.memory_is_whole() or await self._do(
+                "rebuild", self._sweeps.rebuild, every_seconds=RETURN_EVERY_SECONDS, now=True
+            )
+        finally:
+            self._memory_lost |= not filled
+        if not filled:
             # Somebody holds the duty, perhaps of a rebuild that ended just before the loss: look again.
             await asyncio.sleep(AGAIN_SECONDS)
             self._wanted.set()

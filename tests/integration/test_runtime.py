@@ -20,7 +20,7 @@ from mqworker.store import Store
 from mqworker.testing.waiting import eventually
 from tests.integration.lanes import depth
 from tests.integration.rows import INSTANCE, change
-from tests.integration.working import Gateway, enqueue, finished, working
+from tests.integration.working import Gateway, enqueue, finished, told, working
 
 # outcomes
 
@@ -137,6 +137,7 @@ async def test_without_a_gap_a_chat_goes_on_under_one_lease_in_order_and_urgent_
 ) -> None:
     ids = [await enqueue(queue) for _ in range(9)]
     urgent = [await enqueue(queue, priority=1) for _ in range(3)]
+    await told(queue)
     gateway = Gateway()
     async with working(settings, gateway, **GAPLESS):
         await finished(queue, completed=12)
@@ -152,6 +153,7 @@ async def test_a_chat_does_not_go_on_in_the_place_of_one_that_waits(
     for _ in range(3):
         await enqueue(queue, "a")
         await enqueue(queue, "b")
+    await told(queue)
     async with working(settings, Gateway(), max_chats=1, **GAPLESS):
         await finished(queue, completed=6)
     assert sorted(leased) == [ChatKey(INSTANCE, name) for name in "aaabbb"]
