@@ -23,7 +23,17 @@ ACCOUNT, CLIENT_ID, CHAT = "shop-1", 7, "5511999990001@c.us"
 RUN_THE_BOT = named(GUIDE)["run the bot"].lines
 
 RUN_HERE = {
-    *("bot.py", "shop.py", "run the bot", "api.py", "once.py", "group.py", "priorities.py", "patient.py", "schedule.py"),
+    *(
+        "bot.py",
+        "shop.py",
+        "run the bot",
+        "api.py",
+        "once.py",
+        "group.py",
+        "priorities.py",
+        "patient.py",
+        "schedule.py",
+    ),
     *("errors.py", "test_bot.py", "test_delivery.py", "before.py", "after.py"),
 }
 

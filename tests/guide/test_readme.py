@@ -88,7 +88,10 @@ def _without_each_other(words: list[str]) -> list[str]:
 
 def test_the_languages_have_the_same_code() -> None:
     english, portuguese = (
-        [(block.name, block.language, [re.sub(r'"[^"]*"', '""', line.rstrip()) for line in block.lines]) for block in page]
+        [
+            (block.name, block.language, [re.sub(r'"[^"]*"', '""', line.rstrip()) for line in block.lines])
+            for block in page
+        ]
         for page in (blocks(README), blocks(README_PT_BR))
     )
     assert english == portuguese
