@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 README_PT_BR = ROOT / "README.pt-BR.md"
 GUIDE = ROOT / "docs" / "GUIDE.md"
+CLI = ROOT / "docs" / "CLI.md"
 OPERATIONS = ROOT / "docs" / "OPERATIONS.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 CHANGELOG = ROOT / "CHANGELOG.md"
@@ -51,13 +52,6 @@ def named(page: Path) -> dict[str, Block]:
     by_name = {block.name: block for block in marked}
     assert len(by_name) == len(marked), f"two blocks of {page.name} have the same name"
     return by_name
-
-
-def write_examples(page: Path, folder: Path, *names: str, replace: tuple[str, str] = ("", "")) -> None:
-    """Write marked blocks as files of their names, with one word replaced where a test needs another."""
-    marked = named(page)
-    for name in names:
-        (folder / name).write_text(marked[name].text.replace(*replace) if replace[0] else marked[name].text)
 
 
 def headings(page: Path) -> list[str]:

@@ -16,7 +16,7 @@ from mqworker import MessageQueue, QueueStats
 from mqworker.testing.waiting import eventually
 from tests.acceptance.gateway import Gateway
 from tests.guide.conftest import Spawn
-from tests.guide.pages import GUIDE, blocks, named, write_examples
+from tests.guide.pages import GUIDE, blocks, named
 
 LOCAL_GATEWAY = "http://127.0.0.1:8080"
 ACCOUNT, CLIENT_ID, CHAT = "shop-1", 7, "5511999990001@c.us"
@@ -44,9 +44,11 @@ Run = Callable[[str], str]
 def folder(shell: dict[str, str], gateway: Gateway) -> Path:
     """All examples as files, their gateway that of the test."""
     base_url = gateway.url.removesuffix("/send")
-    names = [name for name, block in named(GUIDE).items() if block.language == "python"]
-    write_examples(GUIDE, Path(shell["HOME"]), *names, replace=(LOCAL_GATEWAY, base_url))
-    return Path(shell["HOME"])
+    folder = Path(shell["HOME"])
+    for name, block in named(GUIDE).items():
+        if block.language == "python":
+            (folder / name).write_text(block.text.replace(LOCAL_GATEWAY, base_url))
+    return folder
 
 
 @pytest.fixture

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import os
+import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,8 +23,8 @@ from mqworker.devserver.server import free_port
 from mqworker.testing.waiting import eventually
 from tests.acceptance.conftest import Fleet
 from tests.acceptance.gateway import Gateway
-from tests.conftest import execute, process_environment
-from tests.guide.pages import OPERATIONS, named, shell_environment, write_examples
+from tests.conftest import execute
+from tests.guide.pages import OPERATIONS, blocks, named, shell_environment
 
 ACCOUNT = "shop-1"
 CHAT, REFUSED, FAILING, SENT, STUCK, FAX = (f"551199999000{number}@c.us" for number in range(1, 7))
@@ -122,10 +121,9 @@ async def states(settings: Settings, queue: MessageQueue, gateway: Gateway, tmp_
 
 
 def test_every_block_is_run_here() -> None:
-    kinds = {"sql", "redis", "cli", "initialize.py"}
-    assert {name.partition(" ")[0] for name in BLOCKS} == kinds
-    assert {name for name in BLOCKS if name.startswith("sql ")} == {*QUERIES, DUTIES, PUT_BACK}
-    assert {name for name in BLOCKS if name.startswith("redis ")} == set(COMMANDS)
+    cli = {f"cli {name}" for name in ("look", "worker", "mend", "cancel", "rebuild")}
+    assert set(BLOCKS) == {*QUERIES, DUTIES, PUT_BACK, *COMMANDS, *cli}
+    assert all(block.name for block in blocks(OPERATIONS))
 
 
 QUERIES: dict[str, list[dict[str, Any]]] = {
@@ -180,11 +178,48 @@ async def test_what_was_put_back_goes_again(states: States, queue: MessageQueue,
     execute(states.database_url, BLOCKS[PUT_BACK].text)
     again = await queue.get(states.ids["refused"])
     assert (again.status, again.retry_count, again.error) == ("PENDING", 0, None)
-    write_examples(OPERATIONS, Path(shell["HOME"]), "initialize.py")
-    told = subprocess.run(
-        [sys.executable, "initialize.py"], cwd=shell["HOME"], env=shell, capture_output=True, text=True, check=True
+    (told,) = await outputs("cli rebuild", shell)
+    assert told == "waiting messages told to Redis: 7\n"
+
+
+async def test_the_command_line_shows_the_states(states: States, shell: dict[str, str]) -> None:
+    # What is stuck is a fault, and that is the exit code of a doctor who found one.
+    doctor, *rest = BLOCKS["cli look"].lines
+    assert re.search(r"^fail +claims", await output(doctor, shell, exit_code=1), re.M)
+    accounts, chats, counts, line, failed, errors = [await output(one, shell) for one in rest]
+    assert ACCOUNT in accounts
+    assert CHAT in chats
+    assert counts.split() == ["pending", "6", "processing", "2", "completed", "1", "failed", "1", "cancelled", "0"]
+    ids = re.findall(r"^[0-9a-f-]{36}", line, re.M)
+    assert ids == [str(states.ids[name]) for name in ("in flight", "second", "third", "urgent", "later")]
+    assert str(states.ids["refused"]) in failed
+    assert "HTTP 400" in errors
+    await outputs("cli mend", shell)
+    assert states.rows("sql stuck") == []
+
+
+async def test_the_command_line_cancels(states: States, queue: MessageQueue, shell: dict[str, str]) -> None:
+    execute(
+        states.database_url,
+        f"UPDATE message_queue_items SET created_at = created_at - interval '7 hours' WHERE chat_id = '{FAX}'",
     )
-    assert told.stdout.startswith("Initialized(reclaimed=1, waiting=8, ")
+    await outputs("cli cancel", shell)
+    waiting = [await queue.get(states.ids[name]) for name in ("fax", "second", "urgent", "later", "failing")]
+    assert [message.status for message in waiting] == [*["CANCELLED"] * 4, "PENDING"]
+
+
+async def outputs(block: str, environment: dict[str, str]) -> list[str]:
+    """What the commands of a block print."""
+    return [await output(line, environment) for line in BLOCKS[block].lines]
+
+
+async def output(line: str, environment: dict[str, str], exit_code: int = 0) -> str:
+    run = await asyncio.create_subprocess_exec(
+        *shlex.split(line), env=environment, cwd=environment["HOME"], stdout=asyncio.subprocess.PIPE
+    )
+    printed, _ = await run.communicate()
+    assert run.returncode == exit_code, line
+    return printed.decode()
 
 
 def ask(connection: Any, line: str) -> Any:
@@ -250,29 +285,13 @@ def test_the_table_of_keys_is_that_of_the_code() -> None:
         assert f"| `{key}`" in text, key
 
 
-async def test_the_quick_look(
-    settings: Settings, queue: MessageQueue, gateway: Gateway, tmp_path: Path, redis_url: str
-) -> None:
+async def test_a_worker_says_that_it_is_ready(settings: Settings, gateway: Gateway, tmp_path: Path) -> None:
     port = free_port()
     fleet = Fleet(tmp_path, gateway, settings, {"probe_port": port})
+    environment = shell_environment({"PATH": os.defpath, "MQWORKER_PROBE_PORT": str(port)}, tmp_path)
     try:
         await fleet.start()
-        await queue.enqueue(ACCOUNT, 7, CHAT, {})
-        await eventually(lambda: gateway.has_delivered(1), "it is sent")
-        database_url = settings.database_url.get_secret_value()
-        environment = shell_environment(process_environment(database_url, redis_url, probe_port=port), tmp_path)
-        outputs = [await _output(line, environment) for line in BLOCKS["cli"].lines]
+        (health,) = await outputs("cli worker", environment)
     finally:
         fleet.end()
-    plain, as_json, health = outputs
-    assert plain.split()[::2] == list(json.loads(as_json))
     assert health.startswith("ready")
-
-
-async def _output(line: str, environment: dict[str, str]) -> str:
-    run = await asyncio.create_subprocess_exec(
-        *shlex.split(line), env=environment, cwd=environment["HOME"], stdout=asyncio.subprocess.PIPE
-    )
-    output, _ = await run.communicate()
-    assert run.returncode == 0, line
-    return output.decode()
