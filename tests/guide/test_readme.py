@@ -15,9 +15,22 @@ from mqworker.devserver.server import free_port
 from mqworker.settings import load_settings
 from mqworker.testing.waiting import eventually, wait_until
 from tests.guide.conftest import Spawn
-from tests.guide.pages import README, README_PT_BR, ROOT, blocks, headings, named, shell_environment, table
+from tests.guide.pages import (
+    CHANGELOG,
+    CONTRIBUTING,
+    README,
+    README_PT_BR,
+    ROOT,
+    Block,
+    blocks,
+    headings,
+    named,
+    shell_environment,
+    table,
+)
 
 BOTH = pytest.mark.parametrize("page", [README, README_PT_BR], ids=["English", "Português"])
+PAGES = [README, README_PT_BR, CONTRIBUTING, CHANGELOG, *sorted((ROOT / "docs").glob("**/*.md"))]
 # What a checkout has and a test's folder has not.
 SET_UP = ("scripts/bootstrap", ". .venv/bin/activate")
 
@@ -75,29 +88,37 @@ def _plain(default: Any) -> str:
 
 
 def test_the_languages_say_the_same() -> None:
-    english, portuguese = README.read_text(), README_PT_BR.read_text()
     assert [line.split()[0] for line in headings(README)] == [line.split()[0] for line in headings(README_PT_BR)]
-    for pattern in (r"\]\(([^)]+)\)", r"^\|(?=.*\|)", r"`([A-Z_]{3,})`", r"^- ", r"<!-- (test: .*|settings) -->"):
-        found = [sorted(re.findall(pattern, text, re.M)) for text in (english, portuguese)]
-        assert _without_each_other(found[0]) == _without_each_other(found[1]), pattern
+    # Links, rows, points, settings, marks and every number, whatever separates its thousands.
+    for pattern in (
+        r"\]\(([^)]+)\)",
+        r"^\|(?=.*\|)",
+        r"^- ",
+        r"`([A-Z_]{3,})`",
+        r"<!-- (test: .*|settings) -->",
+        r"\d+",
+    ):
+        english, portuguese = (sorted(re.findall(pattern, _told(page), re.M)) for page in (README, README_PT_BR))
+        assert english == portuguese, pattern
 
 
-def _without_each_other(words: list[str]) -> list[str]:
-    return [word for word in words if word not in (README.name, README_PT_BR.name)]
+def _told(page: Path) -> str:
+    """What a page says, its sources and its link to the other language left out."""
+    text = re.sub(r"<!-- Sources.*?-->", "", page.read_text(), flags=re.S)
+    return re.sub(r"^\*\[.*\]\(README.*\)\*$", "", text, flags=re.M)
 
 
 def test_the_languages_have_the_same_code() -> None:
-    english, portuguese = (
-        [
-            (block.name, block.language, [re.sub(r'"[^"]*"', '""', line.rstrip()) for line in block.lines])
-            for block in page
-        ]
-        for page in (blocks(README), blocks(README_PT_BR))
-    )
+    english, portuguese = ([_code(block) for block in blocks(page)] for page in (README, README_PT_BR))
     assert english == portuguese
 
 
-@BOTH
+def _code(block: Block) -> tuple[str, str, list[str]]:
+    """A block without what is said in it: comments, texts."""
+    return block.name, block.language, [re.sub(r'"[^"]*"', '""', line.rstrip()) for line in block.lines]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_its_links_lead_somewhere(page: Path) -> None:
-    for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
-        assert link.startswith("https://") or (ROOT / link).exists(), link
+    for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
