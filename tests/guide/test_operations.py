@@ -258,10 +258,10 @@ def due(answers: list[Any], states: States) -> None:
 
 
 def memory(answers: list[Any], _: States) -> None:
-    epoch, accounts_epoch, info, keys = answers
+    epoch, accounts_epoch, info, keys, (_, found) = answers
     assert f"run_id:{epoch}" in info.split()
     assert accounts_epoch == epoch
-    assert keys > 0
+    assert 0 < len(found) <= keys
 
 
 COMMANDS = {"redis waits": waits, "redis holds": holds, "redis due": due, "redis memory": memory}

@@ -122,3 +122,5 @@ def _code(block: Block) -> tuple[str, str, list[str]]:
 def test_its_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
         assert link.startswith("https://") or (page.parent / link).exists(), link
+    anchors = {re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in headings(page)}
+    assert set(re.findall(r"\]\(#([^)]+)\)", page.read_text())) <= anchors
