@@ -6,6 +6,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from structlog.contextvars import bind_contextvars
+
 from mqworker.broker import Broker, BrokerUnavailable, Entry, Finish, Lease, Leased, Wake
 from mqworker.errors import StatementFailed, StorageUnavailable
 from mqworker.flights import Flight, Flights, Onward
@@ -208,8 +210,9 @@ class Dispatcher:
         flight.task = asyncio.create_task(self._fly(flight))
 
     async def _fly(self, flight: Flight) -> None:
-        if log.isEnabledFor(logging.DEBUG):
-            log.debug("processing", extra=flight.facts)
+        # What the executor logs by itself says of which message it is, too.
+        bind_contextvars(**flight.facts)
+        log.debug("processing", extra=flight.facts)
         clock = asyncio.get_running_loop().time
         flight.attempt_began = clock()
         try:

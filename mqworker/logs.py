@@ -1,42 +1,109 @@
-"""How a worker's log looks. The library itself only writes records; whoever runs it decides where they go."""
+"""How a worker's log looks. The library itself only writes records; whoever runs it decides where they go.
+
+Each line of a worker says which ``worker``, and each one about a message its ``instance``, ``chat_id``, ``message_id``
+and ``attempt``: ours by what they are given, an executor's own by the context that its send runs in.
+"""
 
 from __future__ import annotations
 
 import logging
 import logging.config
 import sys
+from collections import Counter
 from typing import Any
 
 import structlog
 
+RATION_LINES = 20
+RATION_SECONDS = 10.0
 
-def configure_logging(level: str = "INFO", *, json: bool = False) -> None:
-    """Send mqworker's records, and the warnings of others, to stderr: for people, or one JSON object a line."""
-    stamp = structlog.processors.TimeStamper(fmt="iso" if json else "%H:%M:%S.%f", utc=json)
-    shared: list[Any] = [structlog.stdlib.add_log_level, structlog.stdlib.ExtraAdder(), stamp]
-    renderer: Any
-    if json:
-        shared += [structlog.stdlib.add_logger_name, structlog.processors.format_exc_info]
-        renderer = structlog.processors.JSONRenderer()
-    else:
-        # structlog's own choice shows local variables, and with them the text of messages.
-        renderer = structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
-        )
+
+class Ration(logging.Filter):
+    """Lets through the first :data:`RATION_LINES` of a kind in :data:`RATION_SECONDS`, of lines about single messages.
+
+    With a provider away each of a thousand attempts a second fails. All are counted (see :mod:`mqworker.digest`), and
+    what became of a message stands in its row.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ends = 0.0
+        self._lines: Counter[str] = Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith("mqworker.") or not hasattr(record, "message_id"):
+            return True
+        if record.created >= self._ends:
+            self._ends = record.created + RATION_SECONDS
+            self._lines.clear()
+        self._lines[record.msg] += 1
+        if self._lines[record.msg] == RATION_LINES:
+            record.more = "not shown for up to 10 s"
+        return self._lines[record.msg] <= RATION_LINES
+
+
+def configure_logging(level: str = "INFO", *, json: bool = False, app: str = "") -> None:
+    """Send mqworker's records, and the warnings of others, to stderr: for people, or one JSON object a line.
+
+    ``app`` is the setting of that name: the loggers of its package get the same level. structlog goes the same way,
+    unless the app has configured it itself.
+    """
+    first, last = _processors(json=json)
     formatter = {
         "()": structlog.stdlib.ProcessorFormatter,
-        "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-        "foreign_pre_chain": shared,
+        "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        # The context first: what a record was given is nearer to what it tells of.
+        "foreign_pre_chain": [structlog.contextvars.merge_contextvars, structlog.stdlib.ExtraAdder(), *first],
     }
+    package = app.partition(":")[0].partition(".")[0]
+    loggers = {"arq": {"level": "WARNING"}, **{name: {"level": level} for name in ("mqworker", package) if name}}
     logging.config.dictConfig(
         {
             "version": 1,
             "disable_existing_loggers": False,
             "formatters": {"mqworker": formatter},
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "mqworker"}},
-            "loggers": {"mqworker": {"level": level}, "arq": {"level": "WARNING"}},
+            "filters": {"ration": {"()": Ration}},
+            "handlers": {
+                "stderr": {
+                    "class": "logging.StreamHandler",
+                    "formatter": "mqworker",
+                    "filters": [] if level == "DEBUG" else ["ration"],
+                }
+            },
+            "loggers": loggers,
             "root": {"level": "WARNING", "handlers": ["stderr"]},
         }
+    )
+    if not structlog.is_configured():
+        _configure_structlog(first)
+
+
+def _processors(*, json: bool) -> tuple[list[Any], list[Any]]:
+    """What is done to each event, and what makes a line of it."""
+    stamp = structlog.processors.TimeStamper(fmt="iso" if json else "%H:%M:%S.%f", utc=json)
+    first: list[Any] = [structlog.stdlib.add_log_level, stamp]
+    if json:
+        first.append(structlog.stdlib.add_logger_name)
+        return first, [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    # structlog's own choice shows local variables, and with them the text of messages.
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
+    )
+    return first, [renderer]
+
+
+def _configure_structlog(first: list[Any]) -> None:
+    """Have an executor's structlog end where its standard logging does."""
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.contextvars.merge_contextvars,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            *first,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
     )
 
 

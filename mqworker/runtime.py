@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from mqworker.broker import Broker, BrokerUnavailable, Keys, Wake
 from mqworker.clockwork import Clockwork
+from mqworker.digest import Digest
 from mqworker.dispatcher import Dispatcher
 from mqworker.errors import StorageUnavailable
 from mqworker.executors import Executor
@@ -79,6 +80,7 @@ class Runtime:
         onward = Onward()
         self.settler = Settler(self.flights, onward, self.store, self.broker, self._wake, self.tally, self._postgres)
         self.clockwork = Clockwork(self.store, Sweeps(self.store, self.broker, settings), self.tally, settings)
+        self.digest = Digest(self.tally, self.flights)
         self._executors = executors
         self.dispatcher = Dispatcher(
             flights=self.flights,
@@ -146,6 +148,7 @@ class Runtime:
             "dispatcher": self.dispatcher.run,
             "onward": self.dispatcher.go_on,
             "watch": self._watch,
+            "digest": self.digest.run,
             **self.clockwork.loops,
         }
         for name, run in work.items():
@@ -187,6 +190,7 @@ class Runtime:
                 flight.task.cancel()
         await self.broker.aclose()
         await self.store.aclose()
+        self.digest.tell()
         log.info("worker stopped", extra={"worker": self.name})
 
     async def _end(self, *names: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from ipaddress import ip_address
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -87,6 +87,9 @@ class Settings(BaseSettings):
     )
     # Empty would mean every address of the machine.
     probe_host: str = Field(default="127.0.0.1", description="Address of that port", pattern=r"^[^\s/]+$")
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="What a worker logs")
+    log_json: bool = Field(default=False, description="Log JSON lines instead of lines for people")
 
     @field_validator("database_url", mode="after")
     @classmethod

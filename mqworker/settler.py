@@ -113,8 +113,8 @@ class Settler:
             case None:
                 log.info("late settle, nothing changed: the claim was taken back", extra=flight.facts)
             case "COMPLETED":
-                if log.isEnabledFor(logging.INFO):
-                    log.info("processed", extra=flight.facts)
+                if log.isEnabledFor(logging.DEBUG):
+                    log.debug("processed", extra=flight.facts)
             case "PENDING":
                 facts = {**flight.facts, "retry_in_seconds": round(settled.wait_seconds, 3), "error": settlement.error}
                 log.warning("retry" if settlement.counts_attempt else "put off", extra=facts)

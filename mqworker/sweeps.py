@@ -137,7 +137,7 @@ class Sweeps:
             )
             if batch:
                 count += len(batch)
-                log.warning("%d stuck messages reset", len(batch), extra=_facts(batch))
+                _say(batch)
                 await self._let_go(batch)
             if len(batch) < RECLAIM_BATCH:
                 return count
@@ -184,9 +184,11 @@ class Sweeps:
         return removed
 
 
-def _facts(batch: Sequence[Reclaimed]) -> dict[str, object]:
-    shown = [f"{m.chat.instance}/{m.chat.chat_id}: {m.id} {m.status}" for m in batch[:5]]
-    return {"messages": "; ".join(shown) + ("; ..." if len(batch) > len(shown) else "")}
+def _say(batch: Sequence[Reclaimed]) -> None:
+    log.warning("%d stuck messages reset", len(batch))
+    for m in batch:
+        chat = {"instance": m.chat.instance, "chat_id": m.chat.chat_id}
+        log.warning("reset", extra={**chat, "message_id": str(m.id), "attempt": m.attempt, "status": m.status})
 
 
 def _entries(messages: Sequence[Waiting]) -> list[Entry]:

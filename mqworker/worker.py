@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from arq.cron import CronJob, cron
+from structlog.contextvars import bind_contextvars
 
 from mqworker.broker import Keys
 from mqworker.clockwork import CLEAN_LOOK_SECONDS, has_cron
@@ -122,8 +123,9 @@ class _Shell:
 
     async def startup(self, ctx: dict[Any, Any]) -> None:
         if not is_configured():
-            configure_logging()
+            configure_logging(self._settings.log_level, json=self._settings.log_json, app=self._settings.app)
         runtime = Runtime.open(self._settings, self._executors, self.redis)
+        bind_contextvars(worker=runtime.name)  # all that starts from here on inherits it
         try:
             # First of all: while the worker waits for PostgreSQL they say so.
             await self._open_probes(runtime)
@@ -202,6 +204,8 @@ class _Shell:
         drain()
 
     async def shutdown(self, ctx: dict[Any, Any]) -> None:
+        if self._runtime is not None:
+            bind_contextvars(worker=self._runtime.name)  # arq calls this from a task of its own
         if self._on_shutdown is not None:
             await self._on_shutdown(ctx)
         if self._runtime is None:

@@ -158,9 +158,18 @@ def worker(
         ReadyMade | None, typer.Option(help="A ready-made executor as the default one.", show_default=False)
     ] = None,
     log_level: Annotated[
-        Level, typer.Option(metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR.", case_sensitive=False)
-    ] = "INFO",
-    log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON lines.")] = False,
+        Level | None,
+        typer.Option(
+            metavar="LEVEL",
+            envvar="MQWORKER_LOG_LEVEL",
+            help="DEBUG, INFO, WARNING or ERROR (default: MQWORKER_LOG_LEVEL, INFO).",
+            case_sensitive=False,
+            show_default=False,
+        ),
+    ] = None,
+    log_json: Annotated[
+        bool, typer.Option("--log-json", envvar="MQWORKER_LOG_JSON", help="Log JSON lines (or MQWORKER_LOG_JSON=1).")
+    ] = False,
     migrate: Annotated[bool, typer.Option("--migrate", help="Bring the database's schema up first.")] = False,
 ) -> None:
     """Send messages: run one worker, until SIGTERM or Ctrl-C.

@@ -22,11 +22,11 @@ from mqworker.worker import worker_settings
 LOOK_PAUSE_SECONDS = 0.5
 
 
-def work(app: str | None, ready: str | None, *, level: str, log_json: bool, migrate: bool) -> None:
+def work(app: str | None, ready: str | None, *, level: str | None, log_json: bool, migrate: bool) -> None:
     """Run one worker until it is told to stop."""
     settings = load_settings().require_servers()
     executors = chosen_executors(app or settings.app, ready, settings)
-    configure_logging(level, json=log_json)
+    configure_logging(level or settings.log_level, json=log_json or settings.log_json, app=app or settings.app)
     if migrate:
         _migrate(settings.database_url.get_secret_value())
     run(_check(settings))

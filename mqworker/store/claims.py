@@ -62,13 +62,14 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Reclaimed:
-    """A message whose claim had expired, and the status it has now."""
+    """A message whose claim had expired, the status it has now, and which attempt ended with the claim."""
 
     id: UUID
     seq: int
     chat: ChatKey
     status: str
     priority: int
+    attempt: int
     wait_seconds: float
 
 
@@ -148,7 +149,8 @@ class Claims:
             limit=limit,
         )
         return [
-            Reclaimed(r.id, r.seq, ChatKey(r.instance, r.chat_id), r.status, r.priority, r.wait_seconds) for r in rows
+            Reclaimed(r.id, r.seq, ChatKey(r.instance, r.chat_id), r.status, r.priority, r.retry_count, r.wait_seconds)
+            for r in rows
         ]
 
 

@@ -255,7 +255,7 @@ reclaimed AS (
                             THEN clock_timestamp() END,
         claim_id = NULL, lease_expires_at = NULL, available_at = NULL, updated_at = clock_timestamp()
     WHERE i.id = ANY(ARRAY(SELECT id FROM expired))
-    RETURNING i.id, i.seq, i.instance, i.chat_id, i.status, i.priority
+    RETURNING i.id, i.seq, i.instance, i.chat_id, i.status, i.priority, i.retry_count
 ),
 drawn AS MATERIALIZED (
     SELECT *, %(gap_min)s + random() * %(gap_span)s AS wait_seconds FROM reclaimed

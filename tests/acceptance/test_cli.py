@@ -170,7 +170,7 @@ class TestMigrate:
 
     def test_a_worker_that_is_told_to_migrate(self, empty: str, redis_url: str, tmp_path: Path) -> None:
         with Running(
-            ["worker", "--executor", "console", "--migrate", "--log-json"],
+            ["worker", "--executor", "console", "--migrate", "--log-level", "DEBUG", "--log-json"],
             process_environment(empty, redis_url),
             tmp_path,
         ) as worker:

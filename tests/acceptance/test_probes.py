@@ -101,7 +101,7 @@ async def test_metrics_name_no_chat_no_client_no_number_and_no_text(fleet: Fleet
     ]
     await queue.enqueue_many(messages)
     later = await queue.enqueue("shop", CLIENT_ID, f"{CHAT}3", {"text": TEXT}, executor="not-here")
-    (worker,) = await fleet.start(probe_port=0)
+    (worker,) = await fleet.start(probe_port=0, log_level="DEBUG")
     await eventually(lambda: worker.text.count("processed") == 9, "all but one are settled", timeout_seconds=20)
     async with await probes_of(worker) as probes:
 

@@ -62,7 +62,7 @@ async def test_two_workers_keep_order_pace_and_one_at_a_time(
     fleet: Fleet, queue: MessageQueue, gateway: Gateway
 ) -> None:
     ids = await fill(queue, chats=50, each=20)
-    await fleet.start(2)
+    await fleet.start(2, log_level="DEBUG")
     stats = await all_done(queue)
     assert stats == QueueStats(completed=1000)
     assert breaches(gateway, ids) == []

@@ -122,6 +122,7 @@ class Workers:
             webhook_url=settings.webhook_url.get_secret_value(),
             app="tests.acceptance.leaky:registry",
             max_retries=2,
+            log_level="DEBUG",
         )
         self.logs = [folder / f"{words[1]}.log" for words in self.COMMANDS]
         self.processes = [

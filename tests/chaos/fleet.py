@@ -195,6 +195,7 @@ class Fleet:
             "redis_url": f"redis://{HOST}:{redis.port}/0",
             "webhook_url": self.gateway.url,
             "app": "tests.chaos.app:registry",
+            "log_level": "DEBUG",  # each late settle is counted, and at INFO they are rationed
         }
         chaos: dict[str, object] = {
             "FOLDER": self._folder,

@@ -42,7 +42,7 @@ async def test_an_expired_claim_waits_again_with_one_attempt_counted_one_gap_and
 ) -> None:
     held = await expired(store, priority=4)
     (back,) = await reclaim(sweeper, gap=30.0)
-    assert back == Reclaimed(held.message.id, held.seq, held.chat, "PENDING", 4, 30.0)
+    assert back == Reclaimed(held.message.id, held.seq, held.chat, "PENDING", 4, 1, 30.0)
     stored = await row(store, held.message.id)
     assert (stored.status, stored.retry_count, stored.claim_id, stored.lease_expires_at) == ("PENDING", 1, None, None)
     assert stored.available_at is None

@@ -242,5 +242,6 @@ def _reclaim_one(tables: Tables, row: Row, given: Parameters, now: float) -> Sim
         chat_id=row.chat.chat_id,
         status=row.status,
         priority=row.priority,
+        retry_count=row.retry_count,
         wait_seconds=gap,
     )

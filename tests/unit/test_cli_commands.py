@@ -130,11 +130,15 @@ def options() -> dict[str, TyperOption]:
     }
 
 
+SETTINGS = {f"MQWORKER_WORKER_{name}": f"MQWORKER_{name}" for name in ("APP", "LOG_LEVEL", "LOG_JSON")}
+"""Options that are settings, too, have the settings' names."""
+
+
 class TestVariables:
     def test_every_option_has_one_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
         context = typer.Context(commands())
         for name, option in options().items():
-            wanted = "MQWORKER_APP" if name == "MQWORKER_WORKER_APP" else name
+            wanted = SETTINGS.get(name, name)
             monkeypatch.setenv(wanted, "a value of its own")
             assert option.resolve_envvar_value(context) == "a value of its own", wanted
             monkeypatch.delenv(wanted)

@@ -38,6 +38,8 @@ DEFAULTS: dict[str, object] = {
     "DRAIN_SECONDS": 70,
     "PROBE_PORT": None,
     "PROBE_HOST": "127.0.0.1",
+    "LOG_LEVEL": "INFO",
+    "LOG_JSON": False,
 }
 OTHERS: dict[str, object] = {
     "DATABASE_URL": "postgresql+psycopg://db/x",
@@ -64,6 +66,8 @@ OTHERS: dict[str, object] = {
     "DRAIN_SECONDS": 6.0,
     "PROBE_PORT": 9464,
     "PROBE_HOST": "::1",
+    "LOG_LEVEL": "DEBUG",
+    "LOG_JSON": True,
 }
 PASSWORD = "pa55word"
 
