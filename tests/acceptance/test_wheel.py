@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -74,6 +75,18 @@ class TestContents:
         assert metadata.get_all("Provides-Extra") == ["dev", "embedded"]
         assert f"{NAME}.dist-info/licenses/LICENSE" in files
         assert b"mqworker = mqworker.cli:main" in files[f"{NAME}.dist-info/entry_points.txt"]
+
+    def test_the_image_s_build_builds_the_same_wheel(self, wheel: Path, tmp_path: Path) -> None:
+        """From what .dockerignore lets through."""
+        source = tmp_path / "source"
+        source.mkdir()
+        for name in re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE):
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / name, source)
+        assert files_of(build(source, "wheel", tmp_path / "wheel")) == files_of(wheel)
+        assert (source / "constraints.txt").exists(), "pip is told to keep to it"
 
     def test_the_sdist_builds_the_same_wheel(self, wheel: Path, sdist: Path, tmp_path: Path) -> None:
         with tarfile.open(sdist) as archive:
