@@ -91,6 +91,11 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="What a worker logs")
     log_json: bool = Field(default=False, description="Log JSON lines instead of lines for people")
 
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _log_level_in_any_case(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
     @field_validator("database_url", mode="after")
     @classmethod
     def _database_url_is_postgresql(cls, value: SecretStr) -> SecretStr:

@@ -8,11 +8,9 @@ import sys
 from typing import Any
 
 import pytest
-import typer
-from typer.core import TyperGroup
 
 import mqworker
-from mqworker.cli.app import app
+from mqworker.cli.app import command
 from mqworker.settings import Settings, load_settings
 from tests.containers import (
     COMPOSE,
@@ -33,12 +31,10 @@ OURS = [name for name, service in services().items() if service["image"].startsw
 SETTINGS = {f"MQWORKER_{name.upper()}": field for name, field in Settings.model_fields.items()}
 
 
-def parse(command: list[str]) -> None:
+def parse(words: list[str]) -> None:
     """Have our command line read the words as if typed; it fails where one is unknown."""
-    group = typer.main.get_command(app)
-    assert isinstance(group, TyperGroup)
-    name, *rest = command
-    group.commands[name].make_context(name, rest).close()
+    name, *arguments = words
+    command().commands[name].make_context(name, arguments).close()
 
 
 def pinned(package: str) -> str:

@@ -106,6 +106,9 @@ class TestNames:
         monkeypatch.setenv("MQWORKER_MAX_CHATS", "6")
         assert load_settings(max_chats=7).max_chats == 7
 
+    def test_a_log_level_in_any_case(self) -> None:
+        assert load_settings(log_level="debug").log_level == "DEBUG"
+
     def test_frozen(self) -> None:
         with pytest.raises(ValidationError):
             load_settings().max_chats = 5  # type: ignore[misc]
