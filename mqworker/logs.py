@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import logging
 import logging.config
+import os
+import re
 import sys
 from collections import Counter
-from typing import Any
+from io import StringIO
+from typing import Any, TextIO
 
 import structlog
+from structlog.typing import EventDict, ExcInfo, WrappedLogger
 
 RATION_LINES = 20
 RATION_SECONDS = 10.0
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Ration(logging.Filter):
@@ -85,11 +91,26 @@ def _processors(*, json: bool) -> tuple[list[Any], list[Any]]:
     if json:
         first.append(structlog.stdlib.add_logger_name)
         return first, [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    # structlog's own choice shows local variables, and with them the text of messages.
     renderer = structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(), pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
+        colors=sys.stderr.isatty() and not os.environ.get("NO_COLOR"), pad_event_to=0, exception_formatter=_traceback
     )
-    return first, [renderer]
+    return first, [_printable, renderer]
+
+
+def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """No control character reaches a terminal: a provider's error, or a row put in by hand, may hold one."""
+    return {key: _escaped(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _traceback(output: TextIO, error: ExcInfo) -> None:
+    """Without local variables, which structlog's own choice shows, and with them the text of messages."""
+    text = StringIO()
+    structlog.dev.plain_traceback(text, error)
+    output.write(_escaped(text.getvalue()))
+
+
+def _escaped(text: str) -> str:
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _configure_structlog(first: list[Any]) -> None:

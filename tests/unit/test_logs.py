@@ -98,6 +98,29 @@ class TestContext:
         line = capsys.readouterr().err
         assert line.endswith("retry attempt=2 chat_id=c instance=shop message_id=m-1 worker=w1\n")
 
+    @pytest.mark.parametrize(("variable", "coloured"), [("", True), ("1", False)])
+    def test_colours_are_for_terminals_and_heed_no_color(
+        self, variable: str, coloured: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+        monkeypatch.setenv("NO_COLOR", variable)
+        configure_logging()
+        logging.getLogger("mqworker.test").warning("retry")
+        assert ("\x1b[" in capsys.readouterr().err) == coloured
+
+    def test_no_control_character_reaches_a_terminal(
+        self, log: logging.Logger, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        configure_logging()
+        try:
+            raise ValueError("\x1b[2J")
+        except ValueError:
+            log.exception("it \x1b[31m failed", extra={"error": "\x1b]0;title\x07"})
+        output = capsys.readouterr().err
+        assert "it \\u001b[31m failed error=\\u001b]0;title\\u0007\n" in output
+        assert "ValueError: \\u001b[2J" in output
+        assert "\x1b" not in output
+
     def test_an_app_that_has_configured_structlog_keeps_it(self, capsys: pytest.CaptureFixture[str]) -> None:
         structlog.configure(processors=[structlog.processors.JSONRenderer()])
         configure_logging(app="bot:registry")
