@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from alembic import context
-from sqlalchemy import Connection, create_engine, pool, text
+from sqlalchemy import Connection, text
 
 from mqworker.errors import ConfigError
+from mqworker.migrate import engine_for
 from mqworker.models import METADATA, VERSION_TABLE
 from mqworker.settings import load_settings
 
@@ -43,7 +44,7 @@ def ours(_object: object, name: str | None, kind: str, reflected: bool, _compare
 if context.is_offline_mode():
     run_offline()
 else:
-    engine = create_engine(database_url(), poolclass=pool.NullPool, hide_parameters=True)
+    engine = engine_for(database_url())
     with engine.connect() as connection:
         run(connection)
     engine.dispose()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, create_engine, make_url, pool
 
 from mqworker.errors import SchemaBehind
 from mqworker.models import VERSION_TABLE
@@ -17,6 +18,12 @@ def _config(database_url: str) -> Config:
     config.set_main_option("path_separator", "os")
     config.attributes["database_url"] = database_url
     return config
+
+
+def engine_for(database_url: str) -> Engine:
+    """What migrations run on. It prepares no statement: the URL may be PgBouncer's, ``?prepare_threshold=none``."""
+    url = make_url(database_url).difference_update_query(["prepare_threshold"])
+    return create_engine(url, poolclass=pool.NullPool, hide_parameters=True, connect_args={"prepare_threshold": None})
 
 
 def upgrade(database_url: str, revision: str = "head") -> None:

@@ -7,11 +7,10 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import create_engine, pool
 
 from mqworker.cli.talk import put, put_json
 from mqworker.errors import ConfigError, SchemaBehind
-from mqworker.migrate import downgrade, newest_revision, upgrade
+from mqworker.migrate import downgrade, engine_for, newest_revision, upgrade
 from mqworker.models import VERSION_TABLE
 from mqworker.settings import load_settings
 from mqworker.store import translated_errors
@@ -48,7 +47,7 @@ def bring_up(database_url: str, revision: str = "head") -> None:
 
 def current_revision(database_url: str) -> str:
     """The schema's revision; empty where there is none."""
-    engine = create_engine(database_url, poolclass=pool.NullPool, hide_parameters=True)
+    engine = engine_for(database_url)
     try:
         with translated_errors(), engine.connect() as connection:
             context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})

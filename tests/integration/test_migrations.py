@@ -13,6 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine
 
+from mqworker.cli.migrate import current_revision
 from mqworker.errors import SchemaBehind
 from mqworker.migrate import check_schema, downgrade, newest_revision, upgrade
 from mqworker.models import METADATA, VERSION_TABLE
@@ -43,6 +44,13 @@ def test_down_and_up_again(database_url: str) -> None:
     assert tables(database_url) == {VERSION_TABLE}
     upgrade(sqlalchemy_url(database_url))
     assert tables(database_url) == up
+
+
+def test_with_the_url_that_goes_through_pgbouncer(database_url: str) -> None:
+    url = f"{sqlalchemy_url(database_url)}?prepare_threshold=none"
+    downgrade(url, "base")
+    upgrade(url)
+    assert current_revision(url) == newest_revision()
 
 
 def test_two_that_migrate_at_once_take_turns(database_url: str) -> None:

@@ -14,8 +14,10 @@ import pytest
 from sqlalchemy.engine import URL, make_url
 
 from mqworker import MessageQueue, QueueStats
+from mqworker.cli.migrate import current_revision
 from mqworker.devserver.account import Account
 from mqworker.devserver.server import free_port
+from mqworker.migrate import downgrade, newest_revision, upgrade
 from mqworker.settings import Settings
 from mqworker.testing.waiting import eventually
 from tests.acceptance.conftest import Fleet
@@ -103,6 +105,14 @@ async def test_all_is_sent_in_order_and_no_setting_is_left_on_the_servers_connec
             await client.execute("BEGIN")  # each keeps one of the server's connections
         found = [await _settings_of(client) for client in (first, second, third)]
     assert found == [("on", "auto", 0)] * SERVER_CONNECTIONS
+
+
+def test_the_schema_goes_down_and_up(bouncer: URL) -> None:
+    through = bouncer.render_as_string(hide_password=False)
+    downgrade(through, "base")
+    assert current_revision(through) == ""
+    upgrade(through)
+    assert current_revision(through) == newest_revision()
 
 
 async def _settings_of(client: psycopg.AsyncConnection[tuple[object, ...]]) -> tuple[object, ...] | None:
