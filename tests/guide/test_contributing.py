@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import tomllib
 
 import pytest
 
+import mqworker
 from mqworker.cli.app import command
 from tests.guide.pages import CHANGELOG, CONTRIBUTING, ROOT
 
@@ -31,7 +31,7 @@ def test_every_room_is_in_the_table() -> None:
 
 
 def test_the_changelog_ends_with_this_version_and_its_commands() -> None:
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    version = mqworker.__version__
     text = CHANGELOG.read_text()
     assert re.findall(r"^## \[(.+?)\]", text, re.M)[:2] == ["Unreleased", version]
     (told,) = re.findall(r"^- Commands: ((?:.|\n  )+)\.$", text, re.M)
