@@ -44,7 +44,7 @@ class Database:
         """:meth:`rows` with a plan for these parameters alone: an account's rows may be a handful, or all there are."""
         with translated_errors():
             async with self.rows_of_one(in_transaction=True) as rows:
-                await rows(_OWN_PLAN, {})
+                await rows(OWN_PLAN, {})
                 return await rows(statement, parameters)
 
     @contextlib.asynccontextmanager
@@ -90,7 +90,7 @@ class Database:
         await self.connections.aclose()
 
 
-_OWN_PLAN = "SELECT set_config('plan_cache_mode', 'force_custom_plan', true)"
+OWN_PLAN = "SELECT set_config('plan_cache_mode', 'force_custom_plan', true)"
 
 _CHECK = """
 SELECT current_setting('transaction_isolation') AS isolation, current_setting('server_encoding') AS encoding,

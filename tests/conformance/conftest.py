@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -15,21 +13,11 @@ from mqworker.broker import Broker
 from mqworker.broker.server import Server
 from mqworker.settings import Settings, load_settings
 from mqworker.store import Store
+from mqworker.testing.memory.broker import MemoryBroker, RedisServer
+from mqworker.testing.memory.line import Direct
+from mqworker.testing.memory.store import open_memory_store
+from mqworker.testing.memory.tables import Tables
 from tests.conftest import SHORT, NewBroker, NewStore
-from tests.simulation.memory_broker import MemoryBroker, RedisServer
-from tests.simulation.memory_store import open_memory_store
-from tests.simulation.memory_tables import Tables
-from tests.simulation.server import Work
-
-
-class Direct:
-    """A line without time or loss."""
-
-    async def call(self, works: Sequence[Work]) -> list[Any]:
-        return [work() for work in works]
-
-    async def connect(self) -> None:
-        """The server is there."""
 
 
 @dataclass(slots=True)
@@ -41,10 +29,12 @@ class MemoryServers:
     settings: Settings = field(default_factory=lambda: load_settings(_env_file=None, **SHORT))
 
     def store(self, worker: str = "w1", **changes: object) -> Store:
-        return open_memory_store(self.tables, Direct(), self.settings.model_copy(update=changes), worker=worker)
+        return open_memory_store(
+            self.tables, Direct("PostgreSQL"), self.settings.model_copy(update=changes), worker=worker
+        )
 
     def broker(self, owner: str = "w1") -> Broker:
-        return MemoryBroker(self.redis, Direct(), owner=owner)
+        return MemoryBroker(self.redis, Direct("Redis"), owner=owner)
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from mqworker.broker import Broker, Entry, Finish, Lease
 from mqworker.broker import broker as module
 from mqworker.broker.scripts import Plain
 from mqworker.message import ChatKey
+from mqworker.testing.memory.redis import Account
 from tests.conformance.conftest import MemoryServers
 from tests.conftest import NewBroker
-from tests.simulation.memory_redis import Account
 
 HOUR = 3600.0
 CALLS = 150

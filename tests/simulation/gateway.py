@@ -10,9 +10,9 @@ from mqworker.errors import PermanentError, RetryAfter
 from mqworker.executors import Executor
 from mqworker.flights import Flights
 from mqworker.message import Message
-from tests.simulation.memory_tables import Note
+from mqworker.testing.memory.line import Line
+from mqworker.testing.memory.tables import Note
 from tests.simulation.scenario import ACCOUNT_WAIT_SECONDS, CHAT_WAIT_SECONDS, Deed, Letter
-from tests.simulation.server import Line
 
 _SENDING = (Deed.SEND, Deed.FAIL_SENT, Deed.HANG_SENT)
 

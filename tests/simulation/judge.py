@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from mqworker.message import ChatKey
-from tests.simulation.memory_tables import Row
+from mqworker.testing.memory.tables import Row
 from tests.simulation.scenario import SETTINGS, Letter
 from tests.simulation.world import Run
 

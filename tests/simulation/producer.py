@@ -14,7 +14,7 @@ from mqworker.message import Enqueued, NewMessage
 from mqworker.producer import Announcer, SharedInsert
 from mqworker.store import Dropped, Store
 from mqworker.store.enqueues import Answer
-from tests.simulation.memory_tables import Note
+from mqworker.testing.memory.tables import Note
 from tests.simulation.scenario import Act, Letter, Step
 
 AGAIN_SECONDS = 0.3

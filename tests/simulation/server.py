@@ -13,25 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
+from mqworker.testing.memory.line import Work
 from tests.simulation.loop import Process, VirtualLoop, current_process
 
-Work = Callable[[], Any]
 SPLIT = 0.1
 """How often others' requests may come between the commands of one."""
-
-
-class Line(Protocol):
-    """What carries a client's requests to its server."""
-
-    async def call(self, works: Sequence[Work]) -> list[Any]:
-        """Carry out commands in their order; answer in their order. Raises OSError where that is not known."""
-        ...
-
-    async def connect(self) -> None:
-        """Raises OSError where the server is known to be away: then nothing was asked of it."""
-        ...
 
 
 class Health(enum.Enum):
@@ -52,7 +40,7 @@ class Request:
 
 
 class Server:
-    """One simulated server as its clients reach it. It implements :class:`Line` for every process."""
+    """One simulated server as its clients reach it: the line of every process."""
 
     def __init__(
         self,

@@ -17,12 +17,12 @@ from mqworker.settler import Settler
 from mqworker.store import Claim
 from mqworker.store.statements import RECLAIM
 from mqworker.sweeps import Sweeps
-from tests.simulation import memory_redis
+from mqworker.testing.memory import redis as memory_redis
+from mqworker.testing.memory.redis import Account, Memory
+from mqworker.testing.memory.statements import STATEMENTS
+from mqworker.testing.memory.store import MemoryConnection
+from mqworker.testing.memory.tables import Answers, Parameters, Row, Tables
 from tests.simulation.batch import play
-from tests.simulation.memory_redis import Account, Memory
-from tests.simulation.memory_statements import STATEMENTS
-from tests.simulation.memory_store import MemoryConnection
-from tests.simulation.memory_tables import Answers, Parameters, Row, Tables
 from tests.simulation.scenario import draw_scenario
 
 SEEDS = 300

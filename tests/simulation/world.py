@@ -16,12 +16,11 @@ from uuid import UUID
 from mqworker.broker import Keys
 from mqworker.broker.connection import ANSWER_TIMEOUT_SECONDS
 from mqworker.runtime import Runtime, redis_outage
+from mqworker.testing.memory.broker import MemoryBroker, RedisServer
+from mqworker.testing.memory.store import open_memory_store
+from mqworker.testing.memory.tables import OPEN_STATUSES, Row, Tables
 from tests.simulation.gateway import Gateway
 from tests.simulation.loop import Process, State, VirtualLoop
-from tests.simulation.memory_broker import MemoryBroker, RedisServer
-from tests.simulation.memory_statements import OPEN_STATUSES
-from tests.simulation.memory_store import open_memory_store
-from tests.simulation.memory_tables import Row, Tables
 from tests.simulation.producer import Producer
 from tests.simulation.scenario import GATEWAY_SECONDS, SETTINGS, Break, Fault, Scenario, Step
 from tests.simulation.server import Server

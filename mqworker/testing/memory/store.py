@@ -12,9 +12,9 @@ from mqworker.store import Store
 from mqworker.store.connections import Connections
 from mqworker.store.database import Database
 from mqworker.store.enqueues import INSERT
-from tests.simulation.memory_statements import STATEMENTS, commit, new_rows
-from tests.simulation.memory_tables import Answers, Parameters, Row, Tables
-from tests.simulation.server import Line
+from mqworker.testing.memory.line import Line
+from mqworker.testing.memory.statements import STATEMENTS, commit, new_rows
+from mqworker.testing.memory.tables import Answers, Parameters, Row, Tables
 
 
 def open_memory_store(tables: Tables, line: Line, settings: Settings, *, worker: str) -> Store:

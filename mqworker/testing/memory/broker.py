@@ -18,8 +18,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from mqworker.broker import Broker, Keys
 from mqworker.broker.connection import ConnectionCount
 from mqworker.broker.server import Server
-from tests.simulation.memory_redis import SCRIPTS, Memory
-from tests.simulation.server import Line
+from mqworker.testing.memory.line import Line
+from mqworker.testing.memory.redis import SCRIPTS, Memory
 
 
 class RedisServer:

@@ -1,4 +1,4 @@
-"""What the store's other statements do to the rows in memory, and the table of all of them.
+"""What enqueues, duties and pages do to the rows in memory, and the table of all statements.
 
 Each is atomic; that it is what the SQL does is shown by ``tests/conformance``.
 """
@@ -7,30 +7,27 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import datetime
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 from mqworker.message import ChatKey
-from mqworker.store import admin, duties, enqueues, pages, statements, stats
-from tests.simulation import memory_claims
-from tests.simulation.memory_tables import (
+from mqworker.store import database, duties, enqueues, pages, statements
+from mqworker.testing.memory import admin, claims, stats
+from mqworker.testing.memory.tables import (
     DAY_SECONDS,
     Answers,
     DutyRow,
     Parameters,
     Row,
+    Statement,
     Tables,
     ids_of,
     timestamp,
     values_of,
 )
-
-Statement = Callable[[Tables, Parameters, float], Answers]
-
-OPEN_STATUSES = ("PENDING", "PROCESSING")
 
 # enqueues
 
@@ -193,78 +190,16 @@ def _window_start(tables: Tables, given: Parameters, began: float) -> Answers:
     return [(timestamp(min([tables.now - given["window"], *tables.open_inserts.values()])),)]
 
 
-# people
-
-
-def _cancel(tables: Tables, given: Parameters, began: float) -> Answers:
-    return [_cancel_one(tables, tables.items[key]) for key in given["ids"] if key in tables.items]
-
-
-def _clear(tables: Tables, given: Parameters, began: float) -> Answers:
-    rows = tables.by_chat.get(ChatKey(given["instance"], given["chat_id"]), ())
-    return [_cancel_one(tables, row) for row in rows if row.status in OPEN_STATUSES]
-
-
-def _cancel_one(tables: Tables, row: Row) -> SimpleNamespace:
-    now, was = tables.now, row.status
-    if was in OPEN_STATUSES:
-        row.cancel_requested_at = row.cancel_requested_at or now
-        row.updated_at = now
-        tables.note("cancel", row.id, row.chat, was)
-    if was == "PENDING":
-        row.status, row.processed_at, row.available_at = "CANCELLED", now, None
-    return SimpleNamespace(
-        was=was, id=row.id, seq=row.seq, instance=row.chat.instance, chat_id=row.chat.chat_id, priority=row.priority
-    )
-
-
-def _clean(tables: Tables, given: Parameters, began: float) -> Answers:
-    before = tables.now - given["days"] * DAY_SECONDS
-    old = [
-        row
-        for row in tables.items.values()
-        if row.status == given["status"] and row.created_at < before and (row.processed_at or row.updated_at) < before
-    ]
-    for row in old[: given["limit"]]:
-        tables.remove(row)
-    return old[: given["limit"]]
-
-
-def _clean_chats(tables: Tables, given: Parameters, began: float) -> Answers:
-    idle = [chat for chat, next_at in tables.chats.items() if next_at < tables.now - DAY_SECONDS]
-    for chat in idle[: given["limit"]]:
-        del tables.chats[chat]
-    return idle[: given["limit"]]
-
-
-def _none(tables: Tables, given: Parameters, began: float) -> Answers:
+def _nothing(tables: Tables, given: Parameters, began: float) -> Answers:
     return []
 
 
-_TIMES = ("scheduled_at", "available_at", "created_at", "updated_at", "processing_started_at", "processed_at")
-
-
-class _Stored(SimpleNamespace):
-    def _asdict(self) -> dict[str, Any]:
-        return vars(self)
-
-
-def _get(tables: Tables, given: Parameters, began: float) -> Answers:
-    row = tables.items.get(given["id"])
-    if row is None:
-        return []
-    names = [name for name in stats.StoredMessage.__dataclass_fields__ if hasattr(row, name)]
-    values = {name: getattr(row, name) for name in names}
-    values |= {name: None if values[name] is None else timestamp(values[name]) for name in _TIMES}
-    return [_Stored(instance=row.chat.instance, chat_id=row.chat.chat_id, **values)]
-
-
 STATEMENTS: dict[str, Statement] = {
-    statements.CLAIM: memory_claims.claim,
-    statements.SETTLE: memory_claims.settle,
-    statements.RENEW: memory_claims.renew,
-    statements.RELEASE_STRAYS: memory_claims.release_strays,
-    statements.RECLAIM: memory_claims.reclaim,
+    statements.CLAIM: claims.claim,
+    statements.SETTLE: claims.settle,
+    statements.RENEW: claims.renew,
+    statements.RELEASE_STRAYS: claims.release_strays,
+    statements.RECLAIM: claims.reclaim,
     enqueues.INSERT: _insert,
     enqueues.COMPARE: _compare,
     duties.TAKE: _take,
@@ -276,10 +211,7 @@ STATEMENTS: dict[str, Statement] = {
     pages.NEXT_PAGE: _page,
     pages.INSTANCE_PAGE: _instance_page,
     pages.WINDOW_START: _window_start,
-    admin.CANCEL: _cancel,
-    admin.CLEAR: _clear,
-    admin.CLEAN_REST: _clean,
-    admin.CLEAN_CHATS: _clean_chats,
-    admin.DUE_CLEANS: _none,
-    stats.GET: _get,
+    database.OWN_PLAN: _nothing,
+    **admin.STATEMENTS,
+    **stats.STATEMENTS,
 }

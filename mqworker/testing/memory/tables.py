@@ -17,7 +17,9 @@ Note = Callable[..., None]
 Parameters = dict[str, Any]
 Answers = list[Any]
 
-DAY_SECONDS = 86_400.0
+OPEN_STATUSES = ("PENDING", "PROCESSING")
+HOUR_SECONDS = 3600.0
+DAY_SECONDS = 24 * HOUR_SECONDS
 
 
 @dataclass(slots=True, eq=False)
@@ -53,6 +55,22 @@ class Row:
         """The lowest goes first."""
         return -self.priority, self.seq
 
+    @property
+    def arrival(self) -> tuple[float, int]:
+        """The lowest came first."""
+        return self.created_at, self.seq
+
+
+@dataclass(slots=True)
+class AccountRow:
+    """One account; all of its chats wait until ``next_at``."""
+
+    next_at: float = 0.0
+    client_id: int | None = None
+    clean_every_hours: float | None = None
+    retention_days: float | None = None
+    cleaned_at: float | None = None
+
 
 @dataclass(slots=True)
 class DutyRow:
@@ -76,7 +94,7 @@ class Tables:
         self.items: dict[UUID, Row] = {}
         self.by_chat: dict[ChatKey, list[Row]] = {}
         self.chats: dict[ChatKey, float] = {}
-        self.accounts: dict[str, float] = {}
+        self.accounts: dict[str, AccountRow] = {}
         self.duties: dict[str, DutyRow] = {}
         self.open_inserts: dict[tuple[str, int], float] = {}
         """When each transaction began that has inserted and not yet committed."""
@@ -98,6 +116,18 @@ class Tables:
     def remove(self, row: Row) -> None:
         del self.items[row.id]
         self.by_chat[row.chat].remove(row)
+
+    def of(self, given: Parameters) -> list[Row]:
+        """The rows of the account and of the chat that a statement names, if it does."""
+        instance, chat_id = given.get("instance"), given.get("chat_id")
+        return [
+            row
+            for row in self.items.values()
+            if instance in (None, row.chat.instance) and chat_id in (None, row.chat.chat_id)
+        ]
+
+    def account(self, instance: str) -> AccountRow:
+        return self.accounts.setdefault(instance, AccountRow())
 
     def abandon(self, owner: str) -> None:
         """Roll back the transactions of a process that died."""
@@ -150,3 +180,7 @@ def ids_of(literal: str) -> list[UUID]:
 
 def timestamp(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
+
+
+Statement = Callable[[Tables, Parameters, float], Answers]
+"""What a statement does, given its parameters and when its client asked; it returns its rows."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from mqworker.message import ChatKey
-from tests.simulation.memory_tables import (
+from mqworker.testing.memory.tables import (
     DAY_SECONDS,
     Answers,
     Parameters,
@@ -21,8 +21,6 @@ from tests.simulation.memory_tables import (
     timestamp,
     values_of,
 )
-
-"""What is told at most where a chat waits for a schedule alone."""
 
 
 class ClaimRow(NamedTuple):
@@ -67,7 +65,8 @@ def _claim_one(
         return _not_now("in_flight", chat, flight.lease_expires_at, now)
     head = tables.head_of(chat, now)
     soon = None if head else _soon_due(tables, chat, now)
-    account, backoff = tables.accounts.get(chat.instance), head.available_at if head else None
+    backoff = head.available_at if head else None
+    account = tables.account(chat.instance).next_at
     times = (tables.chats.get(chat), account, backoff, soon.scheduled_at if soon else None)
     until = max((time for time in times if time is not None), default=now)
     if head is None and soon is None:
@@ -175,8 +174,8 @@ def _settle_one(
     if gap is not None:
         tables.pace(row.chat, now + float(gap))
     if float(instance_wait) > 0:
-        account = row.chat.instance
-        tables.accounts[account] = max(tables.accounts.get(account, 0.0), now + float(instance_wait))
+        account = tables.account(row.chat.instance)
+        account.next_at = max(account.next_at, now + float(instance_wait))
     waits = (float(backoff), None if gap is None else float(gap), float(instance_wait))
     tables.note("settle", row.id, row.chat, claim_id, row.status, bool(int(attempts)), *waits)
 
