@@ -53,15 +53,25 @@ class MessageQueue:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> Self:
+        self._open()
+        return self
+
+    def _open(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._store = Store.open(self._settings, worker="producer")
-        redis_url = self._settings.redis_url.get_secret_value()
-        keys = Keys(self._settings.key_prefix)
-        self._broker = Broker(redis_url, keys, owner="producer", cluster=self._settings.redis_cluster)
+        self._store, self._broker = self._connect()
         self._insert = SharedInsert(self._store.enqueues)
         self._announcer = Announcer(self._broker)
         self._sweeps = Sweeps(self._store, self._broker, self._settings)
-        return self
+
+    def _connect(self) -> tuple[Store, Broker]:
+        """Reach the servers; those in memory are reached otherwise (``mqworker.testing``)."""
+        store = Store.open(self._settings, worker="producer")
+        redis_url, keys = self._settings.redis_url.get_secret_value(), Keys(self._settings.key_prefix)
+        return store, Broker(redis_url, keys, owner="producer", cluster=self._settings.redis_cluster)
+
+    def _now(self) -> datetime:
+        """The producer's clock; servers in memory have a time of their own."""
+        return datetime.now(UTC)
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
@@ -134,7 +144,7 @@ class MessageQueue:
             max_retries=max_retries,
             scheduled_at=scheduled_at,
             default_max_retries=self._settings.max_retries,
-            now=datetime.now(UTC),
+            now=self._now(),
         )
         if session is not None:
             return (await self._insert_in(session, [message]))[0]
@@ -142,7 +152,7 @@ class MessageQueue:
         if isinstance(answer, Conflict):
             raise answer
         if not answer.deduplicated:
-            await self._announcer.announce(_entries([message], [answer]))
+            await self._announcer.announce(_entries([message], [answer], self._now()))
         return answer
 
     async def enqueue_many(
@@ -153,13 +163,13 @@ class MessageQueue:
         At most 10,000 messages and 16 MiB of payload. Raises as :meth:`enqueue`; the refused message's index is named.
         """
         self._must_be_open()
-        batch = check.new_messages(messages, default_max_retries=self._settings.max_retries, now=datetime.now(UTC))
+        batch = check.new_messages(messages, default_max_retries=self._settings.max_retries, now=self._now())
         if not batch:
             return []
         if session is not None:
             return await self._insert_in(session, batch)
         answers = await self._store.enqueues.insert_all(batch)
-        await self._announcer.announce(_entries(batch, answers))
+        await self._announcer.announce(_entries(batch, answers, self._now()))
         return answers
 
     async def _insert_alone(self, message: NewMessage) -> Enqueued | Conflict:
@@ -171,7 +181,7 @@ class MessageQueue:
     async def _insert_in(self, session: AsyncSession, messages: Sequence[NewMessage]) -> list[Enqueued]:
         rows = _rows_of(await _connection_of(session))
         answers = await self._store.enqueues.insert_in(rows, messages)
-        self._announcer.announce_after_commit(session, _entries(messages, answers))
+        self._announcer.announce_after_commit(session, _entries(messages, answers, self._now()))
         return answers
 
     def client(self, instance: str, client_id: int) -> Client:
@@ -371,8 +381,7 @@ class Client:
         )
 
 
-def _entries(messages: Sequence[NewMessage], answers: Sequence[Enqueued]) -> list[Entry]:
-    now = datetime.now(UTC)
+def _entries(messages: Sequence[NewMessage], answers: Sequence[Enqueued], now: datetime) -> list[Entry]:
     return [
         Entry(message.chat, answer.seq, message.id, message.priority, _due_seconds(message, now))
         for message, answer in zip(messages, answers, strict=True)

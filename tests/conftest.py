@@ -23,6 +23,9 @@ from mqworker.settings import Settings, load_settings
 from mqworker.store import Store
 from tests.cluster import RedisNodes
 
+# Installed, pytest finds it by its entry point; a checkout may not be installed, or not anew.
+pytest_plugins = ["mqworker.testing.plugin"]
+
 NewStore = Callable[..., Store]
 NewBroker = Callable[..., Broker]
 

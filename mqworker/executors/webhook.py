@@ -52,14 +52,25 @@ class WebhookExecutor:
     No text of these holds the URL, the answer or the payload. Close it with :meth:`aclose`.
     """
 
-    def __init__(self, url: str, *, timeout_seconds: float, max_connections: int) -> None:
-        """``max_connections`` is the worker's ``max_chats``; ``timeout_seconds`` holds for each step."""
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_seconds: float,
+        max_connections: int,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """``max_connections`` is the worker's ``max_chats``; ``timeout_seconds`` holds for each step.
+
+        A ``transport`` stands in for the network, in tests.
+        """
         self._url = _checked(url)
         # At INFO httpx logs each request's whole URL, and with it a token.
         if (httpx_log := logging.getLogger("httpx")).level == logging.NOTSET:
             httpx_log.setLevel(logging.WARNING)
         self._timeout_seconds = timeout_seconds
         self._max_connections = max_connections
+        self._transport = transport
         self._pools: list[_Pool] = []
 
     async def __call__(self, message: Message) -> str | None:
@@ -95,18 +106,22 @@ class WebhookExecutor:
     def _least_busy(self) -> _Pool:
         # Made at the first message: a client belongs to the event loop in which it is used.
         if not self._pools:
-            # One certificate store for all: loading it takes 20 ms.
-            tls = ssl.create_default_context()
+            tls = self._new_tls()
             self._pools = [
                 _Pool(self._new_client(tls)) for _ in range(math.ceil(self._max_connections / POOL_CONNECTIONS))
             ]
         return min(self._pools, key=lambda pool: pool.sends)
+
+    def _new_tls(self) -> ssl.SSLContext:
+        # One certificate store for all: loading it takes 20 ms. What is no network needs none.
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if self._transport else ssl.create_default_context()
 
     def _new_client(self, tls: ssl.SSLContext) -> httpx.AsyncClient:
         return httpx.AsyncClient(
             headers={"User-Agent": "mqworker", "Accept-Encoding": "identity"},
             follow_redirects=False,
             verify=tls,
+            transport=self._transport,
             # One connection a chat in flight. Where one is still being closed, waiting for it has no
             # limit of its own: the executor's timeout holds, and a full pool burns no attempt by itself.
             timeout=httpx.Timeout(
