@@ -74,7 +74,9 @@ class TestContents:
         assert metadata["License-Expression"] == "MIT"
         assert metadata.get_all("Provides-Extra") == ["dev", "embedded"]
         assert f"{NAME}.dist-info/licenses/LICENSE" in files
-        assert b"mqworker = mqworker.cli:main" in files[f"{NAME}.dist-info/entry_points.txt"]
+        points = files[f"{NAME}.dist-info/entry_points.txt"]
+        assert b"mqworker = mqworker.cli:main" in points
+        assert b"[pytest11]\nmqworker.testing.plugin = mqworker.testing.plugin" in points
 
     def test_the_image_s_build_builds_the_same_wheel(self, wheel: Path, tmp_path: Path) -> None:
         """From what .dockerignore lets through."""

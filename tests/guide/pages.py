@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 README_PT_BR = ROOT / "README.pt-BR.md"
 GUIDE = ROOT / "docs" / "GUIDE.md"
+TESTING = ROOT / "docs" / "TESTING.md"
 CLI = ROOT / "docs" / "CLI.md"
 OPERATIONS = ROOT / "docs" / "OPERATIONS.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"

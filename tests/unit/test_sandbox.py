@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any
@@ -17,6 +17,7 @@ from mqworker import (
     ExecutorRegistry,
     InvalidMessage,
     Message,
+    MessageQueue,
     NotFound,
     PermanentError,
     QueueStats,
@@ -307,6 +308,30 @@ async def test_the_queue_is_the_real_one(mq: Sandbox) -> None:
     assert await queue.clean_old_messages("shop") == 3
     with pytest.raises(NotFound):
         await queue.get(first.id)
+
+
+CALLS: dict[str, Callable[[MessageQueue, Any], Awaitable[object]]] = {
+    "enqueue": lambda queue, known: queue.enqueue("shop", 7, CHAT, {}),
+    "enqueue_many": lambda queue, known: queue.enqueue_many([]),
+    "initialize": lambda queue, known: queue.initialize("shop", 7),
+    "get_stats": lambda queue, known: queue.get_stats("shop"),
+    "get": lambda queue, known: queue.get(known),
+    "payload": lambda queue, known: queue.payload(known),
+    "list": lambda queue, known: queue.list(oldest_first=True),
+    "error_summary": lambda queue, known: queue.error_summary(),
+    "cancel": lambda queue, known: queue.cancel(known),
+    "clear_queue": lambda queue, known: queue.clear_queue("shop", CHAT),
+    "cancel_pending": lambda queue, known: queue.cancel_pending("shop", chat_id=CHAT),
+    "clean_old_messages": lambda queue, known: queue.clean_old_messages(None),
+    "schedule_cleanup": lambda queue, known: queue.schedule_cleanup("shop"),
+    "client": lambda queue, known: queue.client("shop", 7).send_message(to=CHAT, text="hi"),
+    "aclose": lambda queue, known: queue.aclose(),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in vars(MessageQueue) if not name.startswith("_")])
+async def test_every_method_of_the_queue_works_in_memory(mq: Sandbox, name: str) -> None:
+    await CALLS[name](mq.queue, await put(mq))
 
 
 async def test_old_messages_are_cleaned_by_the_worker_as_each_account_asks(mq: Sandbox) -> None:
