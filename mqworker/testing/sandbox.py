@@ -54,19 +54,18 @@ class Sandbox:
         self._server = RedisServer(self.clock.time)
         # As after a rebuild: nothing waits yet, and Redis knows it.
         self._server.memory.set(Keys().epoch, self._server.run_id)
-        self._opened: tuple[asyncio.AbstractEventLoop, MessageQueue] | None = None
+        self._queue: MemoryQueue | None = None
         self._workers = 0
         self._watchers: list[asyncio.Event] = []
 
     @property
     def queue(self) -> MessageQueue:
-        """The queue, open in the event loop that runs."""
-        loop = asyncio.get_running_loop()
-        if self._opened is None or self._opened[0] is not loop:
+        """The queue, open in the event loop that runs; closed, it is opened anew."""
+        if self._queue is None or not self._queue.is_open_here:
             store = open_memory_store(self._tables, self.postgres, self.settings, worker="producer")
             broker = MemoryBroker(self._server, self.redis, owner="producer")
-            self._opened = loop, MemoryQueue(self.settings, store, broker, lambda: self.clock.now)
-        return self._opened[1]
+            self._queue = MemoryQueue(self.settings, store, broker, lambda: self.clock.now)
+        return self._queue
 
     async def drain(self, *, for_seconds: float | None = None, at_most_seconds: float = 3600.0) -> None:
         """Run a worker until every message has ended that is not scheduled for later, then stop it.

@@ -2,6 +2,8 @@
 
 Nothing sleeps: when nobody can go on, the clock jumps to the next timer. Which of several ready handles runs first
 is drawn from the seed. A handle belongs to the process in whose context it was made.
+
+Users' tests have a virtual time of another kind, ``mqworker.testing.clock``: on a loop of asyncio's own.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from mqworker import (
     MessageQueue,
     NotFound,
     PermanentError,
+    QueueClosed,
     QueueStats,
     RetryAfter,
     StorageUnavailable,
@@ -344,6 +345,14 @@ async def test_old_messages_are_cleaned_by_the_worker_as_each_account_asks(mq: S
     assert (await mq.queue.get(kept.id)).status == "COMPLETED"
     with pytest.raises(NotFound):
         await mq.queue.get(gone)
+
+
+async def test_code_that_closes_its_queue_leaves_the_messages_to_be_looked_at(mq: Sandbox) -> None:
+    async with mq.queue as queue:
+        stored = await queue.enqueue("shop", 7, CHAT, {"text": "hi"})
+    with pytest.raises(QueueClosed):
+        await queue.get(stored.id)
+    assert (await mq.queue.get(stored.id)).status == "PENDING"
 
 
 async def test_a_session_is_refused(mq: Sandbox) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
@@ -16,13 +17,18 @@ from mqworker.store import Store
 
 
 class MemoryQueue(MessageQueue):
-    """Open as soon as it is made, in the event loop that runs then; there is nothing to close."""
+    """Open as soon as it is made, in the event loop that runs then; it need not be closed."""
 
     def __init__(self, settings: Settings, store: Store, broker: Broker, now: Callable[[], datetime]) -> None:
         super().__init__(settings)
         self._servers = store, broker
         self._clock = now
         self._open()
+
+    @property
+    def is_open_here(self) -> bool:
+        """Whether it can be used in the event loop that runs."""
+        return self._loop is asyncio.get_running_loop()
 
     def _connect(self) -> tuple[Store, Broker]:
         return self._servers
