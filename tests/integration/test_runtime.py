@@ -170,7 +170,7 @@ async def test_a_worker_that_ends_leaves_no_chat_locked_that_would_have_gone_on(
         await eventually(lambda: len(first.attempts) > 5, "some were sent")
     assert len(first.attempts) < 50
     # Longer than the test: what the first left locked would wait for its end.
-    async with working(settings, second, lease_seconds=60.0, reconcile_every_seconds=60.0, **GAPLESS):
+    async with working(settings, second, lease_seconds=60.0, **GAPLESS):
         await finished(queue, completed=50)
 
 
