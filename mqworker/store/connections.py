@@ -73,6 +73,7 @@ class Connections:
             if connection.prepare_threshold is not None:
                 await connection.execute(PREPARED)
         except BaseException:
+            # Who is cancelled here leaves a connection that nobody else knows of.
             await connection.close()
             raise
         return connection

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
 
 from mqworker.settings import Settings
 from mqworker.store import connections as module
@@ -96,14 +97,19 @@ async def test_a_cancelled_statement_leaves_a_connection_that_is_used_again_or_c
     new_connections: Callable[[int], Connections],
 ) -> None:
     connections = new_connections(1)
+    used: list[psycopg.AsyncConnection[Any]] = []
 
     async def sleep() -> None:
         async with connections.use() as connection:
+            used.append(connection)
             await connection.execute("SELECT pg_sleep(60)")
+
+    def is_under_way() -> bool:
+        return bool(used) and used[-1].pgconn.transaction_status == TransactionStatus.ACTIVE
 
     for _ in range(3):
         sleeping = asyncio.create_task(sleep())
-        await asyncio.sleep(0.05)
+        await eventually(is_under_way, "the statement is under way")
         sleeping.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sleeping
