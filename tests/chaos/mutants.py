@@ -28,7 +28,7 @@ from mqworker.sweeps import Sweeps
 from tests.chaos.plan import PROFILE, Lane, Plan
 
 HEAD_ORDER = "ORDER BY i.priority DESC, i.seq"
-SNAPSHOT_TAKEN = "may_go AS MATERIALIZED (\n        SELECT * FROM heads\n        WHERE"
+SNAPSHOT_TAKEN = "may_go AS MATERIALIZED (\n    SELECT * FROM heads\n    WHERE"
 LOST_AFTER_SECONDS = 4.0
 
 Change = Callable[[], None]
@@ -122,8 +122,8 @@ def reclaims_by_a_fast_clock() -> None:
     sql(
         statements,
         "RECLAIM",
-        "< statement_timestamp()\n          --",
-        "< statement_timestamp() + interval '1.8 s'\n          --",
+        "< statement_timestamp()\n      --",
+        "< statement_timestamp() + interval '1.8 s'\n      --",
     )
 
 

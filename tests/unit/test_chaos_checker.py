@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.chaos.checker import check
+from tests.chaos.fleet import ROOT
 from tests.chaos.history import Cancel, Change, Claim, Fault, Life, Row, Run, Send, Told
+from tests.chaos.mutants import MUTANTS
 from tests.chaos.recovery import felt
 
 CHAT = "account/chat"
@@ -313,3 +317,13 @@ def test_what_is_left_behind_is_named(canaries: list[str], left: list[str]) -> N
     run = clean_run()
     run.facts = {**FACTS, "canaries": canaries, "redis_left": left}
     assert broken(run) == {"left behind"}
+
+
+def test_every_mutant_still_finds_the_lines_that_it_changes() -> None:
+    put_in = "import sys; from tests.chaos.mutants import mutate; mutate(sys.argv[1])"
+    running = {
+        name: subprocess.Popen([sys.executable, "-c", put_in, name], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for name in MUTANTS
+    }
+    said = {name: process.communicate(timeout=60)[1] for name, process in running.items()}
+    assert {name: text for name, text in said.items() if running[name].returncode} == {}
