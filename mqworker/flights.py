@@ -176,10 +176,12 @@ class LeaseKeeper:
         for flight in flights:
             if flight.claim.claim_id not in kept:
                 self._give_up(flight)
-        await self._lock(flights)
 
     async def keep_locks(self) -> None:
-        """Run until cancelled: lock in Redis for longer what takes longer than most sends do."""
+        """Run until cancelled: lock in Redis for longer what takes longer than most sends do.
+
+        Apart from the renewals: a Redis that hangs must not let the rows' leases end.
+        """
         while True:
             await asyncio.sleep(LOCK_LOOK_SECONDS)
             soon = _now() + LOCK_ENDS_SOON_SECONDS

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from redis.asyncio import Redis
 
 from mqworker import Message, MessageQueue, PermanentError, RetryAfter
 from mqworker.broker import Broker, BrokerUnavailable, Entry, Finish, Leased
@@ -172,6 +173,21 @@ async def test_a_worker_that_ends_leaves_no_chat_locked_that_would_have_gone_on(
     # Longer than the test: what the first left locked would wait for its end.
     async with working(settings, second, lease_seconds=60.0, **GAPLESS):
         await finished(queue, completed=50)
+
+
+async def test_a_redis_that_hangs_lets_no_lease_end(settings: Settings, queue: MessageQueue, redis_url: str) -> None:
+    attempts: list[int] = []
+
+    async def send(message: Message) -> None:
+        attempts.append(message.attempt)
+        async with Redis.from_url(redis_url) as client:
+            await client.client_pause(1500)
+        await asyncio.sleep(1.6)
+
+    message_id = await enqueue(queue)
+    async with working(settings, send, lease_seconds=0.6, renew_seconds=0.2, reclaim_every_seconds=0.1):
+        await finished(queue, completed=1)
+    assert (attempts, (await queue.get(message_id)).retry_count) == ([1], 0)
 
 
 async def test_permanent_errors_are_not_retried(settings: Settings, queue: MessageQueue) -> None:
