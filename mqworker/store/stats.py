@@ -130,6 +130,7 @@ def counts_statement(given: frozenset[str]) -> str:
     Only what is asked for: a condition that may be empty (``... IS NULL OR ...``) would be looked up by no index.
     """
     conditions = " AND ".join(condition for name, condition in _COUNTED.items() if name in given)
+    # Of constants of this file, whatever is given.
     return f"SELECT status, count(*) AS number FROM message_queue_items WHERE {conditions} GROUP BY status"  # noqa: S608
 
 

@@ -80,6 +80,7 @@ async def test_it_waits_for_threads() -> None:
 
 
 def _slowly() -> str:
+    # Longer than the loop needs to find nothing to do: only then could a clock that does not wait go on.
     time.sleep(0.02)
     return "done"
 
