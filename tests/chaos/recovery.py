@@ -59,7 +59,8 @@ def felt(run: Run) -> list[Felt]:
         kinds[kind].seconds, kinds[kind].bound_seconds = seconds, _take_over_bound(run.facts)
     if "SIGTERM" in kinds:
         kinds["SIGTERM"].seconds = [fault.end - fault.start for fault in run.faults if fault.kind == "SIGTERM"]
-        kinds["SIGTERM"].bound_seconds = run.facts["drain_seconds"]
+        # The drain itself ends in time; its process then closes what it holds, and must be given a turn for that.
+        kinds["SIGTERM"].bound_seconds = run.facts["drain_seconds"] + NOISE_SECONDS
     return sorted(kinds.values(), key=lambda one: one.kind.lower())
 
 
