@@ -65,10 +65,12 @@ async def prove(names: Sequence[str], seed: int, console: Console) -> bool:
 
 async def _look_for(name: str, seed: int, free: asyncio.Semaphore) -> Finding:
     """What became of it: a mutant is looked for until it is found, a control must be clean at once."""
-    for number in range(TRIES if MUTANTS[name].found_as else 1):
-        finding = await _try(name, seed + number, free)
+    tries = TRIES if MUTANTS[name].found_as else 1
+    finding = await _try(name, seed, free)
+    for number in range(1, tries):
         if finding.good:
             break
+        finding = await _try(name, seed + number, free)
     return finding
 
 
